@@ -1,0 +1,313 @@
+"""What a connector promises, and the values that pass between a connector and a writer.
+
+A result set travels as `Batch`es: columns, not rows, and every cell as the text that the server sent (UTF-8 bytes,
+None for NULL). Nothing is decoded on the way; the writer reads a column by its `ColumnType`. The canonical text is:
+
+    INTEGER    -?digits                            BOOLEAN   t or f
+    DECIMAL    -?digits[.digits]                   DATE      YYYY-MM-DD
+    FLOAT      what float() reads                  TIME      HH:MM:SS[.ffffff]
+    DATETIME   YYYY-MM-DD HH:MM:SS[.ffffff]        TEXT      any UTF-8 text
+    INSTANT    a DATETIME in the task's zone, with or without its offset (+08, +05:30) behind
+    BINARY     0x and upper-case hexadecimal digits
+
+A cell that does not fit its column (0000-00-00, infinity, NaN, 25:00:00) stays as the server wrote it: the writer
+then writes text and counts it.
+"""
+
+import ipaddress
+import os
+import socket
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import Enum
+from types import TracebackType
+from typing import ClassVar, Self
+from zoneinfo import ZoneInfo
+
+from django.utils.translation import gettext as _
+
+from datasources.sqltext import Dialect
+
+CONNECT_TIMEOUT = 8  # seconds; people wait for "Test connection", and 10 is promised for the whole test
+TARGET_BATCH_CELLS = 6_000
+TARGET_BATCH_BYTES = 512 * 1024
+FIRST_BATCH_ROWS = 64  # until the width of the rows is known
+
+Cell = bytes | None
+BoundValue = str | int | float | None
+
+
+class ColumnType(Enum):
+    INTEGER = "integer"
+    DECIMAL = "decimal"
+    FLOAT = "float"
+    BOOLEAN = "boolean"
+    DATE = "date"
+    TIME = "time"
+    DATETIME = "datetime"
+    INSTANT = "instant"
+    TEXT = "text"
+    BINARY = "binary"
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """`scale`: digits after the point (DECIMAL) or of the second's fraction (times); None when the server says none.
+
+    `server_type` is the server's own name of the type, for people.
+    """
+
+    name: str
+    type: ColumnType
+    scale: int | None = None
+    server_type: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Some rows, by column: `columns[i][row]`. All columns have `rows` cells.
+
+    `as_text`: indexes of columns whose cells in this batch are text whatever the column's type says (SQLite keeps a
+    type per cell).
+    """
+
+    columns: list[list[Cell]]
+    rows: int
+    as_text: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One statement with its values apart from it: parts[0] value[0] parts[1] value[1] … parts[-1]."""
+
+    parts: tuple[str, ...]
+    values: tuple[BoundValue, ...] = ()
+
+    def text(self, placeholder: Callable[[int], str], escape: Callable[[str], str] = str) -> str:
+        """The SQL with `placeholder(n)` (n counts from 1) where each value belongs."""
+        pieces = [escape(self.parts[0])]
+        for number, part in enumerate(self.parts[1:], start=1):
+            pieces += (placeholder(number), escape(part))
+        return "".join(pieces)
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionParams:
+    """Where and how to connect. `timezone` is the session's: aware times and NOW() come out in it.
+
+    `label` is shown to the server's administrators ("exp:12:1"), and marks the query when it must be killed later.
+    """
+
+    host: str = ""
+    port: int = 0
+    database: str = ""
+    username: str = ""
+    password: str = field(default="", repr=False)
+    charset: str = "utf8mb4"
+    ssl_mode: str = "prefer"
+    query_timeout: int = 3600  # seconds; told to servers that can end a query by themselves, should we die
+    timezone: str = "Asia/Shanghai"
+    label: str = "data-exporter"
+
+    @property
+    def zone(self) -> ZoneInfo:
+        return ZoneInfo(self.timezone)
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionReport:
+    """A successful connection test. `warnings` are sentences, e.g. that the account may write."""
+
+    server_version: str
+    latency_ms: float
+    warnings: tuple[str, ...] = ()
+
+
+class ConnectorError(Exception):
+    """A source failed in a way that can be named. `reason` is a code of tasks/reasons.py, the text is for people.
+
+    `detail` is the server's own message; it may hold anything but our password (redacted where it is stored).
+    """
+
+    def __init__(self, reason: str, message: str, detail: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.detail = detail
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The columns of a running query, and its rows.
+
+    `batches` can be iterated once. It ends normally only when the server has confirmed the end of the result; it
+    raises ConnectorError with connection_lost, killed_on_server, sql_error, …
+    """
+
+    columns: tuple[Column, ...]
+    batches: Iterator[Batch]
+
+
+class Connector(ABC):
+    """One connection to one kind of database, for one query: open, stream, close.
+
+        with connectors.get(kind)(params) as connector:
+            result = connector.stream(query, max_rows=10_000)
+            for batch in result.batches: …
+
+    Leaving the block early (an error, a full disk, a limit) ends the query on the server; it is never read to its
+    end. `fields` are the DataSource fields that matter for this kind; the form and the API show no others.
+    """
+
+    dialect: ClassVar[Dialect]
+    default_port: ClassVar[int] = 0
+    fields: ClassVar[tuple[str, ...]] = ("host", "port", "database", "username", "password", "charset", "ssl_mode")
+
+    def __init__(self, params: ConnectionParams) -> None:
+        self.params = params
+        self._cancelled = threading.Event()
+
+    def __enter__(self) -> Self:
+        self.open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @abstractmethod
+    def open(self) -> None:
+        """Connect, log in and make the session read-only.
+
+        Raises ConnectorError within 10 seconds: connection_failed, auth_failed, unknown_database or tls_failed.
+        """
+
+    @abstractmethod
+    def report(self) -> ConnectionReport:
+        """What a person wants to know of the open connection: version, and whether the account may write."""
+
+    @abstractmethod
+    def stream(self, query: Query, max_rows: int) -> Result:
+        """Run `query` read-only; its result comes in batches of at most `max_rows` rows.
+
+        The caller has passed the SQL through safety.check(). Raises ConnectorError.
+        """
+
+    @abstractmethod
+    def backend_id(self) -> str:
+        """The server's id of this session, "" where there is none. Kept so that another process can kill the query."""
+
+    def cancel(self) -> None:
+        """End the running query on the server and wake up the thread that reads from it. Called from another thread.
+
+        The reader then gets ConnectorError("cancelled"). Never raises: the server may be gone.
+        """
+        self._cancelled.set()
+        self._interrupt()
+
+    @abstractmethod
+    def _interrupt(self) -> None:
+        """End the query on the server, then cut the connection. Must not raise."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free everything; a query that still runs is ended on the server first. May be called twice."""
+
+    @abstractmethod
+    def kill(self, backend_id: str) -> bool:
+        """End the query that a dead process left on the server, if `backend_id` still runs it under our label.
+
+        Uses a connection of its own. Returns whether something was ended. Raises ConnectorError.
+        """
+
+    @contextmanager
+    def errors_explained(self) -> Iterator[None]:
+        """Turn the driver's exceptions into ConnectorError; after cancel() into its "cancelled"."""
+        try:
+            yield
+        except ConnectorError:
+            raise
+        except Exception as exc:
+            if self._cancelled.is_set():
+                raise ConnectorError("cancelled", _("The query was cancelled.")) from exc
+            explained = self.explain(exc)
+            if explained is None:
+                raise
+            raise explained from exc
+
+    @abstractmethod
+    def explain(self, exc: Exception) -> ConnectorError | None:
+        """The driver's exception in words and with a reason; None when it is not the driver's but a fault of ours."""
+
+
+class BatchSizer:
+    """How many rows to fetch next: about 6,000 cells or 512 KB, whichever is less, and never more than `limit`.
+
+    Small batches stay in the processor's cache (fetching costs half of what it does in batches of 4,000 rows), and
+    rows with cells of a megabyte must not come a thousand at a time.
+    """
+
+    def __init__(self, columns: int, limit: int) -> None:
+        self.limit = max(1, min(limit, max(16, TARGET_BATCH_CELLS // max(1, columns))))
+        self._rows = min(self.limit, FIRST_BATCH_ROWS)
+
+    @property
+    def rows(self) -> int:
+        return self._rows
+
+    def learn(self, columns: list[list[Cell]], rows: int) -> None:
+        """Take the width of the last batch as a guess for the next; growing is slow, shrinking immediate."""
+        size = sum(len(cell) for column in columns for cell in column if cell)
+        fitting = int(rows * TARGET_BATCH_BYTES / size) if size else self.limit
+        self._rows = max(1, min(self.limit, fitting, self._rows * 4))
+
+
+def resolve_host(host: str, port: int) -> None:
+    """Raise ConnectorError when `host` is no host name, or is not known to the name service within 5 seconds.
+
+    Drivers take paths for sockets and lists for several hosts; a source has one host.
+    """
+    if not host or any(char in host for char in "/@,\\") or any(char.isspace() or ord(char) < 32 for char in host):
+        raise ConnectorError(
+            "connection_failed",
+            _("“{host}” is not a host name. Give one name or address, without protocol, path or user.").format(
+                host=host
+            ),
+        )
+    try:
+        ipaddress.ip_address(host)
+        return
+    except ValueError:
+        pass
+    failure: list[OSError] = []
+
+    def look_up() -> None:
+        try:
+            socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except OSError as exc:
+            failure.append(exc)
+
+    # getaddrinfo knows no timeout, and a broken name server can hold it for half a minute.
+    thread = threading.Thread(target=look_up, daemon=True)
+    thread.start()
+    thread.join(5)
+    if thread.is_alive() or failure:
+        raise ConnectorError(
+            "connection_failed",
+            _("The host “{host}” is not known. Check its spelling, or ask whether this machine may resolve it.").format(
+                host=host
+            ),
+            str(failure[0]) if failure else "name service timeout",
+        )
+
+
+def shut_down(descriptor: int) -> None:
+    """Cut a driver's socket so that a thread that waits for its bytes wakes up. The driver still owns and closes it."""
+    try:
+        with socket.socket(fileno=os.dup(descriptor)) as duplicate:
+            duplicate.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass  # Already closed: nobody waits there.

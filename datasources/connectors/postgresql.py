@@ -1,0 +1,310 @@
+"""PostgreSQL through psycopg: the extended protocol in chunks of rows, text format, unconverted.
+
+Not COPY: it takes no bound values. Not a named cursor either: each FETCH is a statement of its own, so the server's
+timeout never fires and a cancel between two of them is lost. But the server is asked to DECLARE one first: it then
+refuses by itself whatever is not a plain query.
+"""
+
+import importlib
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+from django.utils.translation import gettext as _
+from psycopg import pq
+from psycopg.rows import tuple_row
+
+from datasources.connectors.base import (
+    CONNECT_TIMEOUT,
+    Batch,
+    BatchSizer,
+    Cell,
+    Column,
+    ColumnType,
+    ConnectionReport,
+    Connector,
+    ConnectorError,
+    Query,
+    Result,
+    resolve_host,
+    shut_down,
+)
+from datasources.sqltext import POSTGRESQL
+
+try:
+    _psycopg = importlib.import_module("psycopg_binary._psycopg")  # loaders in C
+except ImportError:  # a psycopg without its binary package
+    _psycopg = importlib.import_module("psycopg.types.string")
+
+
+class AsSent(_psycopg.ByteaBinaryLoader):  # type: ignore[misc, name-defined]  # a class of a module found at run time
+    """Hands out a cell's bytes as they came."""
+
+    format = pq.Format.TEXT
+
+
+_TYPES = {
+    "bool": ColumnType.BOOLEAN,
+    "int2": ColumnType.INTEGER,
+    "int4": ColumnType.INTEGER,
+    "int8": ColumnType.INTEGER,
+    "oid": ColumnType.INTEGER,
+    "float4": ColumnType.FLOAT,
+    "float8": ColumnType.FLOAT,
+    "numeric": ColumnType.DECIMAL,
+    "date": ColumnType.DATE,
+    "time": ColumnType.TIME,
+    "timestamp": ColumnType.DATETIME,
+    "timestamptz": ColumnType.INSTANT,
+    "bytea": ColumnType.BINARY,
+}
+# The text forms that base.py promises, whatever the server's or the account's defaults are.
+_SESSION = {
+    "default_transaction_read_only": "on",
+    "standard_conforming_strings": "on",
+    "datestyle": "ISO, YMD",
+    "intervalstyle": "postgres",
+    "bytea_output": "hex",
+    "extra_float_digits": "1",
+    "client_encoding": "UTF8",
+}
+_MAY_WRITE = """
+    SELECT rolsuper, rolcreaterole, rolcreatedb, EXISTS (
+        SELECT 1 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE c.relkind IN ('r', 'p') AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname NOT LIKE 'pg_toast%'
+          AND has_table_privilege(c.oid, 'INSERT, UPDATE, DELETE, TRUNCATE'))
+    FROM pg_roles WHERE rolname = current_user
+"""
+
+
+class PostgreSQL(Connector):
+    dialect = POSTGRESQL
+    default_port = 5432
+    fields = ("host", "port", "database", "username", "password", "ssl_mode")
+
+    _conn: psycopg.Connection[Any] | None = None
+    _unfinished = False
+
+    def open(self) -> None:
+        with self.errors_explained():
+            self._conn = self._connect()
+            self._prepare_session()
+
+    def _connect(self) -> psycopg.Connection[Any]:
+        params = self.params
+        resolve_host(params.host, params.port)
+        return psycopg.connect(
+            host=params.host,
+            port=params.port or self.default_port,
+            dbname=params.database,
+            user=params.username,
+            password=params.password,
+            sslmode=params.ssl_mode,
+            connect_timeout=CONNECT_TIMEOUT,
+            application_name=params.label,
+            gssencmode="disable",
+            keepalives_idle=30,
+            autocommit=True,
+        )
+
+    def _prepare_session(self) -> None:
+        settings = _SESSION | {
+            "timezone": self.params.zone.key,
+            # Only a help, should we die: our own deadline decides. In this protocol it counts the whole query.
+            "statement_timeout": str((self.params.query_timeout + 5) * 1000),
+        }
+        for name, value in settings.items():
+            self._open.execute("SELECT set_config(%s, %s, false)", [name, value])
+        self._open.execute("BEGIN TRANSACTION READ ONLY")
+
+    @property
+    def _open(self) -> psycopg.Connection[Any]:
+        assert self._conn is not None, "open() comes first"
+        return self._conn
+
+    def report(self) -> ConnectionReport:
+        with self.errors_explained():
+            started = time.perf_counter()
+            row = self._open.execute("SHOW server_version").fetchone()
+            latency = (time.perf_counter() - started) * 1000
+            version = f"PostgreSQL {row[0] if row else ''}"
+            return ConnectionReport(version, round(latency, 1), tuple(self._warnings()))
+
+    def _warnings(self) -> Iterator[str]:
+        row = self._open.execute(_MAY_WRITE).fetchone() or (False, False, False, False)
+        names = ("SUPERUSER", "CREATEROLE", "CREATEDB", "INSERT/UPDATE/DELETE")
+        found = [name for name, held in zip(names, row, strict=True) if held]
+        if found:
+            yield _("The account may do more than read ({grants}). Use an account with SELECT only.").format(
+                grants=", ".join(found)
+            )
+
+    def stream(self, query: Query, max_rows: int) -> Result:
+        statement = f"/* {self.params.label} */ " + query.text(lambda number: f"${number}")
+        values = [None if value is None else str(value) for value in query.values]
+        with self.errors_explained():
+            self._check_structure(statement, values)
+            columns = self._describe(statement)
+        sizer = BatchSizer(len(columns), max_rows)
+        self._unfinished = True
+        return Result(columns, self._batches(statement, values, columns, sizer))
+
+    def _check_structure(self, statement: str, values: list[str | None]) -> None:
+        cursor = psycopg.RawCursor(self._open)
+        cursor.execute(f"DECLARE exporter_check NO SCROLL CURSOR FOR {statement}".encode(), values)
+        cursor.execute(b"CLOSE exporter_check")
+
+    def _describe(self, statement: str) -> tuple[Column, ...]:
+        """The columns of `statement`, which is parsed and not run. What gives no rows is refused here."""
+        pgconn = self._open.pgconn
+        prepared = pgconn.prepare(b"", statement.encode())
+        if prepared.status != pq.ExecStatus.COMMAND_OK:
+            raise psycopg.errors.error_from_result(prepared)
+        described = pgconn.describe_prepared(b"")
+        if described.nfields == 0:
+            raise ConnectorError("sql_error", _("The statement gives no rows. Write a SELECT."))
+        return tuple(_column(described, i) for i in range(described.nfields))
+
+    def _batches(
+        self, statement: str, values: list[str | None], columns: tuple[Column, ...], sizer: BatchSizer
+    ) -> Iterator[Batch]:
+        binary = [i for i, column in enumerate(columns) if column.type is ColumnType.BINARY]
+        cursor = psycopg.RawCursor(self._open, row_factory=tuple_row)
+        for kind in psycopg.adapters.types:
+            for oid in (kind.oid, kind.array_oid):
+                cursor.adapters.register_loader(oid, AsSent)
+        cursor.adapters.register_loader(0, AsSent)
+        with self.errors_explained():
+            # libpq 17 and later hand over many rows at once; older ones a row at a time.
+            chunk = sizer.limit if psycopg.capabilities.has_stream_chunked() else 1
+            rows_in = cursor.stream(statement.encode(), values, size=chunk)
+        while True:
+            with self.errors_explained():
+                if self._cancelled.is_set():
+                    raise ConnectorError("cancelled", _("The query was cancelled."))
+                rows = [row for _number, row in zip(range(sizer.rows), rows_in)]  # noqa: B905  # shortest wins
+            if not rows:
+                # psycopg has checked the final status: an error after the last row was raised above.
+                self._unfinished = False
+                return
+            cells: list[list[Cell]] = [list(column) for column in zip(*rows, strict=True)]
+            for i in binary:
+                cells[i] = [b"0x" + cell[2:].upper() if cell is not None else None for cell in cells[i]]
+            yield Batch(cells, len(rows))
+            sizer.learn(cells, len(rows))
+
+    def backend_id(self) -> str:
+        return str(self._conn.info.backend_pid) if self._conn else ""
+
+    def _interrupt(self) -> None:
+        conn = self._conn
+        if conn is None or conn.closed:
+            return
+        try:
+            descriptor = conn.pgconn.socket
+            conn.cancel_safe(timeout=5)
+        except psycopg.Error:
+            pass  # The server is gone, or the query ended in this moment.
+        # A server that waits for us to read does not see the cancel; it does see the end of the connection.
+        shut_down(descriptor)
+
+    def close(self) -> None:
+        conn, self._conn = self._conn, None
+        if conn is None:
+            return
+        if self._unfinished and not conn.closed:
+            self._unfinished = False
+            self._conn = conn
+            self._interrupt()
+            self._conn = None
+        conn.close()
+
+    def kill(self, backend_id: str) -> bool:
+        with self.errors_explained(), self._connect() as conn:
+            # Ids are used again: only a session under our label is ours.
+            row = conn.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = %s AND application_name = %s AND pid <> pg_backend_pid()",
+                [int(backend_id), self.params.label],
+            ).fetchone()
+            return bool(row and row[0])
+
+    def explain(self, exc: Exception) -> ConnectorError | None:
+        if not isinstance(exc, psycopg.Error):
+            return None
+        message = (exc.diag.message_primary or str(exc)).strip()
+        if self._conn is None:
+            return self._explain_connecting(str(exc), exc.sqlstate or "")
+        place = f"{self.params.host}:{self.params.port or self.default_port}"
+        state = exc.sqlstate or ""
+        if state == "57014" and "statement timeout" in message:
+            return ConnectorError("query_timeout", _("The server ended the query at its time limit."), message)
+        if state in ("57014", "57P01"):
+            return ConnectorError(
+                "killed_on_server", _("The query was ended on the server (cancelled or terminated)."), message
+            )
+        if isinstance(exc, psycopg.OperationalError) and (not state or state.startswith(("08", "57P"))):
+            text = _("The connection to PostgreSQL at {place} broke while the query ran.")
+            return ConnectorError("connection_lost", text.format(place=place), message)
+        if state == "42501":
+            return ConnectorError(
+                "permission_denied", _("The account may not read this: {message}").format(message=message), message
+            )
+        return ConnectorError(
+            "sql_error",
+            _("PostgreSQL refused the SQL: {message} (error {code})").format(message=message, code=state or "-"),
+            message,
+        )
+
+    def _explain_connecting(self, message: str, state: str) -> ConnectorError:
+        params = self.params
+        place = f"{params.host}:{params.port or self.default_port}"
+
+        def says(*needles: str) -> bool:
+            return any(needle in message for needle in needles)
+
+        # libpq gives no code for a refused login; these are its own words and the server's, in English and Chinese.
+        if state.startswith("28") or says(
+            "authentication failed", "pg_hba.conf", 'role "', "no password", "认证失败", "角色"
+        ):
+            text = _(
+                "PostgreSQL at {place} refused the login of “{user}”. Check user name and password, and whether pg_hba.conf lets this machine in."
+            )
+            return ConnectorError("auth_failed", text.format(place=place, user=params.username), message)
+        if state == "3D000" or says("does not exist", "不存在"):
+            text = _("There is no database “{database}” on PostgreSQL at {place}. Check its spelling.")
+            return ConnectorError("unknown_database", text.format(place=place, database=params.database), message)
+        if says("SSL", "certificate"):
+            text = _(
+                "No encrypted connection to PostgreSQL at {place}. Check the TLS mode of the data source and the server's certificate."
+            )
+            return ConnectorError("tls_failed", text.format(place=place), message)
+        text = _(
+            "Can't reach PostgreSQL at {place}. Check host and port, that the server runs, and that no firewall is between."
+        )
+        return ConnectorError("connection_failed", text.format(place=place), message)
+
+
+def _column(described: Any, index: int) -> Column:
+    known = psycopg.adapters.types.get(described.ftype(index))
+    name = known.name if known else ""
+    column_type = _TYPES.get(name, ColumnType.TEXT)
+    modifier = described.fmod(index)
+    label = (described.fname(index) or b"").decode()
+    return Column(
+        label, column_type, _scale(column_type, modifier), known.regtype if known else str(described.ftype(index))
+    )
+
+
+def _scale(column_type: ColumnType, modifier: int) -> int | None:
+    if column_type is ColumnType.INTEGER:
+        return 0
+    if column_type is ColumnType.DECIMAL:
+        # numeric(p, s) is (p << 16 | s) + 4; s is an 11-bit signed number since PostgreSQL 15.
+        if modifier < 4:
+            return None
+        scale = (modifier - 4) & 0x7FF
+        return max(0, scale - 0x800 if scale & 0x400 else scale)
+    if column_type in (ColumnType.TIME, ColumnType.DATETIME, ColumnType.INSTANT):
+        return 6 if modifier < 0 else modifier
+    return None

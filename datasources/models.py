@@ -1,0 +1,140 @@
+"""A data source: a database we read from, with its secret encrypted."""
+
+from typing import Any
+
+from django.core.exceptions import ValidationError
+from django.core.validators import MaxValueValidator, MinValueValidator
+from django.db import models
+from django.utils.translation import gettext_lazy as _
+
+from datasources.connectors import connector_choices, connectors
+from datasources.connectors.base import ConnectionParams, ConnectionReport, Connector, ConnectorError
+from exporter_site.fields import SecretField, Undecryptable
+from exporter_site.redact import redact
+
+
+class SSLMode(models.TextChoices):
+    DISABLE = "disable", _("never encrypt")
+    PREFER = "prefer", _("encrypt if the server can")
+    REQUIRE = "require", _("always encrypt, certificate not checked")
+    VERIFY_CA = "verify-ca", _("always encrypt, known authority")
+    VERIFY_FULL = "verify-full", _("always encrypt, known authority and host name")
+
+
+class Charset(models.TextChoices):
+    UTF8MB4 = "utf8mb4", "utf8mb4"
+    UTF8 = "utf8", "utf8"
+    GBK = "gbk", "gbk"
+    GB2312 = "gb2312", "gb2312"
+    GB18030 = "gb18030", "gb18030"
+    BIG5 = "big5", "big5"
+    LATIN1 = "latin1", "latin1"
+
+
+class DataSource(models.Model):
+    name = models.CharField(_("name"), max_length=100, unique=True)
+    kind = models.CharField(_("kind"), max_length=30, choices=connector_choices)
+    host = models.CharField(_("host"), max_length=255, blank=True)
+    port = models.PositiveIntegerField(
+        _("port"), null=True, blank=True, validators=[MinValueValidator(1), MaxValueValidator(65535)]
+    )
+    database = models.CharField(
+        _("database"), max_length=255, help_text=_("Name of the database; for SQLite the path of the file.")
+    )
+    username = models.CharField(_("user name"), max_length=255, blank=True)
+    password = SecretField(_("password"), blank=True, default="")
+    charset = models.CharField(
+        _("character set"),
+        max_length=20,
+        choices=Charset,
+        default=Charset.UTF8MB4,
+        help_text=_(
+            "Of the connection. Another than utf8mb4 is only needed for very old servers, or text stored in the wrong character set."
+        ),
+    )
+    ssl_mode = models.CharField(_("TLS"), max_length=20, choices=SSLMode, default=SSLMode.PREFER)
+    is_active = models.BooleanField(
+        _("active"), default=True, help_text=_("Tasks of a source that is switched off do not run.")
+    )
+    max_concurrency = models.PositiveSmallIntegerField(
+        _("runs at once"),
+        default=2,
+        validators=[MinValueValidator(1)],
+        help_text=_("How many exports may read from it at the same time."),
+    )
+    description = models.TextField(_("description"), blank=True)
+    config_managed = models.BooleanField(
+        _("config-managed"), default=False, editable=False, help_text=_("Comes from config.yaml and is changed there.")
+    )
+    tested_at = models.DateTimeField(_("last test"), null=True, editable=False)
+    test_message = models.TextField(_("result of the last test"), blank=True, editable=False)
+    test_ok = models.BooleanField(_("last test passed"), null=True, editable=False)
+    created_at = models.DateTimeField(_("created"), auto_now_add=True)
+    updated_at = models.DateTimeField(_("changed"), auto_now=True)
+
+    class Meta:
+        verbose_name = _("data source")
+        verbose_name_plural = _("data sources")
+        ordering = ("name",)
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def connector_class(self) -> type[Connector]:
+        return connectors.get(self.kind)
+
+    def clean(self) -> None:
+        """Refuse what can't be connected to, and clear the fields that mean nothing for the kind."""
+        if self.kind not in connectors:
+            raise ValidationError({"kind": _("Unknown kind. Known are: {kinds}.").format(kinds=", ".join(connectors))})
+        fields = self.connector_class.fields
+        if "host" in fields and not self.host:
+            raise ValidationError({"host": _("A host is needed.")})
+        if "host" in fields and (any(char in self.host for char in "/@,\\ ") or not self.host.isprintable()):
+            raise ValidationError({"host": _("Give one host name or address, without protocol, path or user.")})
+        for name, empty in (("host", ""), ("port", None), ("username", ""), ("password", "")):
+            if name not in fields:
+                setattr(self, name, empty)
+
+    def params(self, *, timezone: str, label: str = "data-exporter", query_timeout: int = 3600) -> ConnectionParams:
+        """How to connect. Raises ConnectorError when the stored password can't be decrypted."""
+        if isinstance(self.password, Undecryptable):
+            raise ConnectorError(
+                "secret_unreadable",
+                str(_("The password of “{name}” can't be decrypted. Restore the key file, or enter it again.")).format(
+                    name=self.name
+                ),
+            )
+        return ConnectionParams(
+            host=self.host,
+            port=self.port or self.connector_class.default_port,
+            database=self.database,
+            username=self.username,
+            password=self.password,
+            charset=self.charset,
+            ssl_mode=self.ssl_mode,
+            timezone=timezone,
+            label=label,
+            query_timeout=query_timeout,
+        )
+
+    def connector(self, **params: Any) -> Connector:
+        """A connector for this source, not yet opened. `params` as for params(). Raises ConnectorError."""
+        try:
+            connector_class = self.connector_class
+        except ImportError as exc:
+            raise ConnectorError(
+                "connection_failed", str(_("The driver for {kind} is not installed.")).format(kind=self.kind), str(exc)
+            ) from exc
+        return connector_class(self.params(**params))
+
+    def test(self, *, timezone: str) -> ConnectionReport:
+        """Connect and log in, now. Raises ConnectorError; its text is the sentence to show."""
+        with self.connector(timezone=timezone) as connector:
+            return connector.report()
+
+    def record_test(self, *, ok: bool, message: str, at: Any) -> None:
+        """Keep what the last test said, for the list; nothing else of the row is touched."""
+        self.test_ok, self.test_message, self.tested_at = ok, redact(message), at
+        type(self).objects.filter(pk=self.pk).update(test_ok=ok, test_message=self.test_message, tested_at=at)

@@ -1,0 +1,170 @@
+"""Whether a piece of SQL only reads: one of the layers, beside the account, the read-only session and the protocol.
+
+Two independent looks. The lexer's: one statement, no comment that the server would execute, no word that starts a
+writing clause. The parser's (sqlglot): a query at the root and nothing in the tree that writes, locks or reaches the
+server's files. What neither understands is refused: a parser that fails must not open the door.
+"""
+
+import re
+
+import sqlglot
+from django.utils.translation import gettext as _
+from sqlglot import exp
+from sqlglot.errors import SqlglotError
+
+from datasources.sqltext import Dialect, Kind, SQLTextError, Token, line_of, strip_end, tokens
+
+MAX_SQL_LENGTH = 200_000  # characters; the parser is slow beyond, and nobody writes such a query by hand
+
+_FIRST_WORDS = frozenset({"SELECT", "WITH", "VALUES", "TABLE"})
+# Reserved in every dialect we read, so that an unquoted one is never a column. The parser is the judge of the rest.
+_NEVER = frozenset({"INTO", "OUTFILE", "DUMPFILE"})
+_WRITING = (
+    exp.Insert,
+    exp.Update,
+    exp.Delete,
+    exp.Merge,
+    exp.Create,
+    exp.Drop,
+    exp.Alter,
+    exp.TruncateTable,
+    exp.Into,
+    exp.Lock,
+    exp.Command,
+    exp.Set,
+    exp.Copy,
+    exp.LoadData,
+    exp.Use,
+    exp.Transaction,
+    exp.Commit,
+    exp.Rollback,
+    exp.Kill,
+    exp.Grant,
+    exp.Pragma,
+    exp.Attach,
+    exp.Detach,
+)
+# Functions that a read-only transaction lets through although they reach files, other servers, settings or sessions.
+_FORBIDDEN_FUNCTIONS = re.compile(
+    r"""load_file | sys_(?:exec|eval) | get_lock | release_lock | release_all_locks | master_pos_wait | source_pos_wait
+    | xml_?extractvalue_file
+    | pg_(?:read|write|ls|stat|logdir|reload|rotate|terminate|cancel|switch|create|drop|start|stop|backup|promote|import
+          |export|replication|logical|notify|file|signal|advisory|try_advisory|wal_replay|copy|log_backend|nextoid
+          |extension_config|sync|get_wal|set)_?\w*
+    | pg_file\w* | lo_\w+ | loread | lowrite | dblink\w* | set_config | setval | nextval
+    | query_to_xml\w* | table_to_xml\w* | cursor_to_xml\w* | schema_to_xml\w* | database_to_xml\w*
+    | xpath_table | ts_stat | txid_current | crosstab\w* | connectby
+    | load_extension | writefile | readfile | edit | fts3_tokenizer""",
+    re.IGNORECASE | re.VERBOSE,
+)
+
+
+class UnsafeSQL(ValueError):
+    """The SQL is not one plain reading query; the text says why and how to mend it."""
+
+
+def check(sql: str, dialect: Dialect) -> None:
+    """Raise UnsafeSQL unless `sql` is one statement that only reads. `{{ ds }}` names are taken for values."""
+    if not sql.strip():
+        raise UnsafeSQL(_("The SQL is empty. Write a SELECT."))
+    if len(sql) > MAX_SQL_LENGTH:
+        raise UnsafeSQL(_("The SQL is longer than {limit} characters.").format(limit=MAX_SQL_LENGTH))
+    try:
+        found = list(tokens(strip_end(sql), dialect))
+    except SQLTextError as exc:
+        raise UnsafeSQL(str(exc)) from None
+    _check_tokens(sql, found, dialect)
+    _check_tree(_plain_text(found), dialect)
+
+
+def _check_tokens(sql: str, found: list[Token], dialect: Dialect) -> None:
+    for token in found:
+        line = line_of(sql, token.start)
+        # MySQL and MariaDB run the inside of these comments; every parser takes it for a comment.
+        if token.kind is Kind.COMMENT and token.text.startswith(("/*!", "/*M!")):
+            raise UnsafeSQL(
+                _("Line {line}: MySQL would execute the inside of this /*! comment. Remove the comment.").format(
+                    line=line
+                )
+            )
+        if token.kind is Kind.OTHER and token.text == ";":
+            raise UnsafeSQL(
+                _(
+                    "Line {line}: there is more than one statement. Keep one SELECT; a semicolon may only stand at the end."
+                ).format(line=line)
+            )
+        if token.kind is Kind.WORD and token.text.upper() in _NEVER:
+            raise UnsafeSQL(
+                _("Line {line}: {word} would write. A task only reads: remove it.").format(
+                    line=line, word=token.text.upper()
+                )
+            )
+        if dialect.dollar_quotes and token.kind is Kind.WORD and re.fullmatch(r"\$\d+", token.text):
+            raise UnsafeSQL(
+                _("Line {line}: {word} has no value. Use {{{{ ds }}}} and {{{{ params.name }}}} for values.").format(
+                    line=line, word=token.text
+                )
+            )
+    words = (token.text for token in found if token.kind not in (Kind.SPACE, Kind.COMMENT) and token.text != "(")
+    first = next(words, "").upper()
+    if first not in _FIRST_WORDS:
+        raise UnsafeSQL(
+            _("The SQL begins with “{word}”. A task only reads: begin with SELECT or WITH.").format(word=first[:30])
+        )
+
+
+def _plain_text(found: list[Token]) -> str:
+    """The SQL as the parser shall see it: without comments (the two could disagree where one ends), names as values."""
+    pieces = []
+    for token in found:
+        if token.kind is Kind.COMMENT:
+            pieces.append(" ")
+        elif token.kind is Kind.NAME:
+            pieces.append("'2000-01-01'")
+        else:
+            pieces.append(token.text)
+    return "".join(pieces)
+
+
+def _check_tree(sql: str, dialect: Dialect) -> None:
+    try:
+        statements = [tree for tree in sqlglot.parse(sql, dialect=dialect.sqlglot) if tree is not None]
+    except (SqlglotError, RecursionError, ValueError) as exc:
+        raise UnsafeSQL(_("The SQL can't be understood: {error}").format(error=_parser_message(exc))) from None
+    if len(statements) != 1:
+        raise UnsafeSQL(_("There is more than one statement. Keep one SELECT."))
+    tree = statements[0]
+    if not isinstance(tree, (exp.Query, exp.Values)):
+        raise UnsafeSQL(_("This is not a query. A task only reads: begin with SELECT or WITH."))
+    for node in tree.walk():
+        if isinstance(node, _WRITING):
+            raise UnsafeSQL(
+                _("The SQL holds {clause}, which writes or locks. A task only reads: remove it.").format(
+                    clause=type(node).__name__.upper()
+                )
+            )
+        name = _function_name(node)
+        if name and _FORBIDDEN_FUNCTIONS.fullmatch(name):
+            raise UnsafeSQL(
+                _(
+                    "The function {name} reaches beyond the data (files, settings, other sessions) and is not allowed."
+                ).format(name=name)
+            )
+
+
+def _function_name(node: exp.Expr) -> str:
+    if isinstance(node, exp.Anonymous):
+        return str(node.name)
+    if isinstance(node, exp.Func):
+        return str(node.sql_name())
+    return ""
+
+
+def _parser_message(exc: Exception) -> str:
+    errors = getattr(exc, "errors", None)
+    if errors:
+        first = errors[0]
+        return _("line {line}, column {column}, near “{near}”").format(
+            line=first.get("line"), column=first.get("col"), near=first.get("highlight") or ""
+        )
+    return str(exc).splitlines()[0][:200] if str(exc) else type(exc).__name__

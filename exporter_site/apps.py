@@ -1,0 +1,15 @@
+from django.apps import AppConfig
+from django.contrib.admin.apps import AdminConfig as DjangoAdminConfig
+from django.utils.translation import gettext_lazy as _
+
+
+class AdminConfig(DjangoAdminConfig):
+    default_site = "exporter_site.site.ExporterAdminSite"
+
+
+class ExporterSiteConfig(AppConfig):
+    name = "exporter_site"
+    verbose_name = _("Data Export System")
+
+    def ready(self) -> None:
+        from exporter_site import checks  # noqa: F401  # registers the system checks

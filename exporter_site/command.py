@@ -1,0 +1,64 @@
+"""What all our management commands share: one plain sentence on stderr, exit codes 0, 1 and 2, `--json`.
+
+Exit code 1 means that the thing asked for failed (raise `Failed`), 2 that the command was used wrongly.
+"""
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+from unicodedata import east_asian_width
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.serializers.json import DjangoJSONEncoder
+
+
+class Failed(CommandError):
+    """The command did its best and failed: exit code 1, the text is for the operator."""
+
+    def __init__(self, message: object, returncode: int = 1) -> None:
+        super().__init__(str(message), returncode=returncode)
+
+
+class WrongUse(CommandError):
+    """The command was called with something that can't be right: exit code 2."""
+
+    def __init__(self, message: object) -> None:
+        super().__init__(str(message), returncode=2)
+
+
+class ExporterCommand(BaseCommand):
+    """A command with verbs, each a method `handle_<verb>(options)` declared in `add_verbs`; or plain `handle`."""
+
+    requires_system_checks: list[str] | tuple[str, ...] | Literal["__all__"] = ()
+
+    def add_json(self, parser: CommandParser) -> None:
+        parser.add_argument("--json", action="store_true", dest="as_json", help="print JSON for programs")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        getattr(self, f"handle_{options['verb']}")(options)
+
+    def say(self, text: object = "") -> None:
+        self.stdout.write(str(text))
+
+    def print_json(self, value: object) -> None:
+        self.stdout.write(json.dumps(value, cls=DjangoJSONEncoder, ensure_ascii=False, indent=2))
+
+    def print_table(self, heads: Sequence[object], rows: Iterable[Sequence[object]]) -> None:
+        """A table aligned for a terminal, where a Chinese character is two columns wide."""
+        lines = [[str(cell) for cell in row] for row in (heads, *rows)]
+        widths = [max(display_width(line[i]) for line in lines) for i in range(len(heads))]
+        for line in lines:
+            cells = (cell + " " * (width - display_width(cell)) for cell, width in zip(line, widths, strict=True))
+            self.say("  ".join(cells).rstrip())
+
+    def run_from_argv(self, argv: list[str]) -> None:
+        try:
+            super().run_from_argv(argv)
+        except KeyboardInterrupt:
+            sys.exit(130)
+
+
+def display_width(text: str) -> int:
+    """Columns that `text` takes on a terminal."""
+    return sum(2 if east_asian_width(character) in "WF" else 1 for character in text)

@@ -1,0 +1,77 @@
+"""The encrypted model field: django-fernet-fields with the gaps that would lose a secret closed."""
+
+from typing import Any
+
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+from django.conf import settings
+from django.db import models, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
+from fernet_fields import EncryptedTextField
+from fernet_fields.hkdf import derive_fernet_key
+
+from exporter_site.redact import remember_secret
+
+
+class Undecryptable(str):
+    """Stands for a stored secret that none of the keys can read: empty to look at, and never saved over the original."""
+
+    def __new__(cls, stored: bytes) -> "Undecryptable":
+        return super().__new__(cls, "")
+
+    def __init__(self, stored: bytes) -> None:
+        self.stored = stored
+
+
+def fernet() -> MultiFernet:
+    """Encrypts with the newest of settings.FERNET_KEYS, decrypts with any of them."""
+    return MultiFernet([Fernet(derive_fernet_key(key)) for key in settings.FERNET_KEYS])
+
+
+class SecretField(EncryptedTextField):  # type: ignore[misc]  # the library has no type hints
+    """Text that is encrypted in the database. Reads as `str`; as `Undecryptable` when the key is gone."""
+
+    @property
+    def fernet(self) -> MultiFernet:
+        return fernet()  # Not cached: rotatekeys and tests change the keys of a running process.
+
+    def get_db_prep_save(self, value: Any, connection: BaseDatabaseWrapper) -> Any:
+        if hasattr(value, "resolve_expression"):
+            if isinstance(value, models.Value):
+                raise ValueError("Value() would store the secret in clear text; assign the string itself.")
+            # bulk_update() passes CASE expressions; the library would encrypt their text and lose the secret.
+            return value
+        if isinstance(value, Undecryptable):
+            return connection.Database.Binary(value.stored)  # type: ignore[attr-defined]
+        return super().get_db_prep_save(value, connection)
+
+    def from_db_value(self, value: Any, expression: Any, connection: BaseDatabaseWrapper, *args: Any) -> str | None:
+        if value is None:
+            return None
+        try:
+            text = self.fernet.decrypt(bytes(value)).decode()
+        except InvalidToken:
+            # One lost key must not make a whole list page fail.
+            return Undecryptable(bytes(value))
+        remember_secret(text)
+        return text
+
+    def value_to_string(self, obj: models.Model) -> str:
+        return ""  # dumpdata writes files: secrets stay out of them.
+
+
+def rotate(model: type[models.Model]) -> int:
+    """Re-encrypt every secret of `model` with the newest key. Returns the number of rows that have one.
+
+    A secret that no key can read stays as it is. Each row is locked while it is read and written, so that an edit at
+    the same moment is not undone.
+    """
+    names = [field.name for field in model._meta.get_fields() if isinstance(field, SecretField)]
+    rotated = 0
+    for pk in model._base_manager.values_list("pk", flat=True):
+        with transaction.atomic():
+            row = model._base_manager.select_for_update().only("pk", *names).filter(pk=pk).first()
+            readable = [name for name in names if getattr(row, name, None)]
+            if row is not None and readable:
+                row.save(update_fields=readable)
+                rotated += 1
+    return rotated

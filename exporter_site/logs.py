@@ -1,0 +1,62 @@
+"""Log lines: redacted as a whole (message and traceback), one line per event, rotated safely by several processes."""
+
+import logging
+from typing import Any
+
+from exporter_site.config import Logging, resolve
+from exporter_site.redact import redact
+
+_CONTROL = {code: f"\\x{code:02x}" for code in range(32) if code not in (9, 10)}
+
+
+class RedactingFormatter(logging.Formatter):
+    """Formats the record, then removes secrets and whatever could forge a further line in the file."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = redact(super().format(record)).translate(_CONTROL)
+        # A traceback keeps its lines, indented so that none of them can pass for a log line of its own.
+        return text.replace("\n", "\n    ")
+
+
+def logging_settings(config: Logging) -> dict[str, Any]:
+    """`config` as Django's LOGGING. Raises nothing: a file that can't be opened is reported by a system check."""
+    file = resolve(config.file)
+    handlers = ["console"]
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("a"):
+            handlers.append("file")
+    except OSError:
+        pass  # The console goes on; check exporter.E003 names the file.
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {
+            "line": {
+                "()": RedactingFormatter,
+                "format": "%(asctime)s %(levelname)s %(name)s [%(process)d] %(message)s",
+            }
+        },
+        "handlers": {
+            "console": {"class": "logging.StreamHandler", "formatter": "line", "level": "WARNING"},
+            "file": {
+                # logging's own RotatingFileHandler loses lines when two processes rotate at once.
+                "class": "concurrent_log_handler.ConcurrentRotatingFileHandler",
+                "filename": str(file),
+                "maxBytes": config.max_size,
+                "backupCount": config.backup_count,
+                "encoding": "utf-8",
+                "formatter": "line",
+                "delay": True,
+            },
+        }
+        if "file" in handlers
+        else {"console": {"class": "logging.StreamHandler", "formatter": "line", "level": "WARNING"}},
+        "root": {"handlers": handlers, "level": config.level},
+        # sqlglot and the log handler explain themselves at length; Django's SQL log would hold bound values.
+        "loggers": {
+            "sqlglot": {"level": "ERROR"},
+            "ConcurrentLogHandler": {"level": "ERROR"},
+            "django.db.backends": {"level": "WARNING"},
+        },
+    }

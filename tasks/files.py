@@ -1,0 +1,126 @@
+"""Where files live, and how they become visible.
+
+A run writes into temp_dir/<execution>-<attempt>/. Publishing renames that whole directory into output_dir: all parts
+of a file appear in one step, or none does. Both must lie on one file system (check exporter.E002).
+"""
+
+import os
+import re
+import shutil
+import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from django.conf import settings
+
+from exporter_site.config import resolve
+from tasks.writers.zipstream import ZipStream
+
+MAX_NAME_BYTES = 180  # of the name without extension; file systems hold 255, and parts add to it
+
+_FORBIDDEN = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|\u202a-\u202e\u2066-\u2069\ufeff]')
+_RESERVED = re.compile(r"(?:CON|PRN|AUX|NUL|COM\d|LPT\d)(?:\..*)?", re.IGNORECASE)
+
+
+def temp_root() -> Path:
+    return resolve(settings.CONFIG.export.temp_dir)
+
+
+def output_root() -> Path:
+    return resolve(settings.CONFIG.export.output_dir)
+
+
+def attempt_name(execution_id: int, attempt: int) -> str:
+    return f"{execution_id}-{attempt}"
+
+
+def safe_stem(name: str) -> str:
+    """`name` as the last part of a path on Linux, Windows and macOS; never empty, never a way out of its directory."""
+    stem = _FORBIDDEN.sub("_", unicodedata.normalize("NFC", name)).strip(" .")
+    while len(stem.encode()) > MAX_NAME_BYTES:
+        stem = stem[:-1]
+    stem = stem.rstrip(" .")
+    return f"_{stem}" if not stem or _RESERVED.fullmatch(stem) else stem
+
+
+@contextmanager
+def temp_directory(execution_id: int, attempt: int) -> Iterator[Path]:
+    """A private directory for one attempt; gone afterwards, unless publish() has moved it away."""
+    directory = temp_root() / attempt_name(execution_id, attempt)
+    directory.mkdir(parents=True, mode=0o700)
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def publish(directory: Path, month: str) -> Path:
+    """Make a finished attempt visible under output_dir/<month>/. Returns its new place, safe against a power cut."""
+    parent = output_root() / month
+    parent.mkdir(parents=True, exist_ok=True)
+    sync_directory(directory)
+    target = parent / directory.name
+    os.rename(directory, target)
+    sync_directory(parent)
+    return target
+
+
+def withdraw(directory: Path) -> None:
+    """Remove what publish() made visible: its run turned out to have lost its place."""
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def sweep(execution_id: int, attempt: int) -> None:
+    """Remove what a dead attempt left: unfinished files, and files that were published but never recorded."""
+    name = attempt_name(execution_id, attempt)
+    shutil.rmtree(temp_root() / name, ignore_errors=True)
+    for left in output_root().glob(f"*/{name}"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def sync_directory(directory: Path) -> None:
+    """Put the names in `directory` on the disk itself (a rename is lost in a power cut without it)."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def free_bytes() -> int:
+    """Free space where exports are written."""
+    directory = temp_root()
+    directory.mkdir(parents=True, exist_ok=True)
+    return shutil.disk_usage(directory).free
+
+
+class _Pipe:
+    """A sink that hands out what was written to it since it was last asked."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._chunks: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        self.size += len(data)
+        self._chunks.append(data)
+
+    def take(self) -> bytes:
+        data, self._chunks = b"".join(self._chunks), []
+        return data
+
+
+def zip_of(paths: list[Path], chunk_size: int = 1 << 20) -> Iterator[bytes]:
+    """One zip archive of `paths`, made while it is sent: flat in memory, nothing on the disk."""
+    pipe = _Pipe()
+    archive = ZipStream(pipe)
+    for path in paths:
+        archive.begin(path.name)
+        with path.open("rb") as file:
+            while chunk := file.read(chunk_size):
+                archive.write(chunk)
+                yield pipe.take()
+        archive.end()
+    archive.close()
+    yield pipe.take()

@@ -1,0 +1,97 @@
+"""Cron expressions: checked at save, explained in words, next runs. Pure functions on aware times, no database."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from itertools import islice
+from zoneinfo import ZoneInfo
+
+from cronsim import CronSim, CronSimError
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+
+FIELDS = (
+    (gettext_lazy("minute"), "0-59"),
+    (gettext_lazy("hour"), "0-23"),
+    (gettext_lazy("day of the month"), "1-31"),
+    (gettext_lazy("month"), "1-12"),
+    (gettext_lazy("day of the week"), "0-7"),
+)
+
+
+class BadCron(ValueError):
+    """The expression can't be used; the text names the field."""
+
+
+def check(cron: str) -> None:
+    """Raise BadCron unless `cron` has five valid fields and fires at least once."""
+    fields = cron.split()
+    if len(fields) != len(FIELDS):
+        raise BadCron(
+            _(
+                "A schedule has 5 fields (minute hour day month weekday); this has {count}. Example: 0 9 * * * is every day at 09:00."
+            ).format(count=len(fields))
+        )
+    for position, (label, span) in enumerate(FIELDS):
+        # Alone in an otherwise free expression, a field is judged by itself.
+        alone = ["*"] * len(FIELDS)
+        alone[position] = fields[position]
+        try:
+            CronSim(" ".join(alone), datetime(2024, 1, 1, tzinfo=UTC))
+        except CronSimError:
+            raise BadCron(
+                _("The field “{field}” ({value}) is not valid: expected {span}, *, a list, a range or a step.").format(
+                    field=label, value=fields[position], span=span
+                )
+            ) from None
+    try:
+        next(CronSim(cron, datetime(2024, 1, 1, tzinfo=UTC)))
+    except (CronSimError, StopIteration):
+        raise BadCron(_("The schedule {cron} never fires: no such day exists.").format(cron=cron)) from None
+
+
+def upcoming(cron: str, timezone: str, after: datetime) -> Iterator[datetime]:
+    """The instants (UTC) after `after` at which `cron` fires in `timezone`, without end.
+
+    A time that a clock change skips fires once at the first valid instant; a repeated hour fires a fixed hour once
+    (Debian cron's rules, which cronsim follows).
+    """
+    for moment in CronSim(cron, after.astimezone(ZoneInfo(timezone))):
+        yield moment.astimezone(UTC)
+
+
+def next_run(cron: str, timezone: str, after: datetime) -> datetime | None:
+    """The first instant after `after`, None when there is none."""
+    return next(upcoming(cron, timezone, after), None)
+
+
+def next_runs(cron: str, timezone: str, after: datetime, count: int = 5) -> list[datetime]:
+    return list(islice(upcoming(cron, timezone, after), count))
+
+
+def describe(cron: str) -> str:
+    """`cron` in words, for the common shapes; the expression itself for the others."""
+    minute, hour, day, month, weekday = cron.split()
+    if month != "*" or not minute.isdigit():
+        step = minute.removeprefix("*/")
+        if minute.startswith("*/") and step.isdigit() and [hour, day, month, weekday] == ["*"] * 4:
+            return _("every {count} minutes").format(count=int(step))
+        if cron.split() == ["*"] * 5:
+            return _("every minute")
+        return cron
+    if hour == "*" and day == weekday == "*":
+        return _("every hour at minute {minute}").format(minute=int(minute))
+    if not hour.isdigit():
+        return cron
+    at = f"{int(hour):02d}:{int(minute):02d}"
+    if day == weekday == "*":
+        return _("every day at {time}").format(time=at)
+    if day == "*" and weekday in ("1-5", "MON-FRI"):
+        return _("Monday to Friday at {time}").format(time=at)
+    if day == "*" and weekday.isdigit():
+        names = (_("Sunday"), _("Monday"), _("Tuesday"), _("Wednesday"), _("Thursday"), _("Friday"), _("Saturday"))
+        return _("every {weekday} at {time}").format(weekday=names[int(weekday) % 7], time=at)
+    if weekday == "*" and day.isdigit():
+        return _("on day {day} of every month at {time}").format(day=int(day), time=at)
+    if weekday == "*" and day == "L":
+        return _("on the last day of every month at {time}").format(time=at)
+    return cron
