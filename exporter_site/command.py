@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 from unicodedata import east_asian_width
 
+from django.core.exceptions import NON_FIELD_ERRORS, ValidationError
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.core.serializers.json import DjangoJSONEncoder
 
@@ -62,3 +63,11 @@ class ExporterCommand(BaseCommand):
 def display_width(text: str) -> int:
     """Columns that `text` takes on a terminal."""
     return sum(2 if east_asian_width(character) in "WF" else 1 for character in text)
+
+
+def sentences(exc: ValidationError) -> str:
+    """What a form would show, on one line: field, then its messages."""
+    if not hasattr(exc, "error_dict"):
+        return " ".join(exc.messages)
+    parts = (f"{field}: {' '.join(messages)}" for field, messages in exc.message_dict.items())
+    return " ".join(part.removeprefix(f"{NON_FIELD_ERRORS}: ") for part in parts)

@@ -1,15 +1,19 @@
 """The encrypted model field: django-fernet-fields with the gaps that would lose a secret closed."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from django.conf import settings
 from django.db import models, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
-from fernet_fields import EncryptedTextField
 from fernet_fields.hkdf import derive_fernet_key
 
 from exporter_site.redact import remember_secret
+
+if TYPE_CHECKING:
+    _EncryptedText = models.TextField[str, str]  # the library has no type hints
+else:
+    from fernet_fields import EncryptedTextField as _EncryptedText
 
 
 class Undecryptable(str):
@@ -27,7 +31,7 @@ def fernet() -> MultiFernet:
     return MultiFernet([Fernet(derive_fernet_key(key)) for key in settings.FERNET_KEYS])
 
 
-class SecretField(EncryptedTextField):  # type: ignore[misc]  # the library has no type hints
+class SecretField(_EncryptedText):
     """Text that is encrypted in the database. Reads as `str`; as `Undecryptable` when the key is gone."""
 
     @property

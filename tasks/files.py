@@ -61,7 +61,7 @@ def publish(directory: Path, month: str) -> Path:
     parent.mkdir(parents=True, exist_ok=True)
     sync_directory(directory)
     target = parent / directory.name
-    os.rename(directory, target)
+    directory.rename(target)
     sync_directory(parent)
     return target
 

@@ -4,7 +4,7 @@
                     |                  |
                     |                  +--reap (its worker died)--> failed(worker_lost)
                     +--cancel--> cancelled
-    (created) --> missed | skipped      an occurrence that will not run, with the reason
+                    +--its time passed, or its task still runs--> missed | skipped
 
 Every arrow is one UPDATE that is guarded by id, attempt and status and must change exactly one row. `attempt` is a
 fencing number: a worker that was taken for dead and comes back holds an old one, and changes nothing.
@@ -132,6 +132,14 @@ class ExportTask(models.Model):
     def __str__(self) -> str:
         return self.name
 
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        # From now on: a changed schedule never replays the past.
+        if self._schedule_changed():
+            self.next_run_at = self.compute_next_run(timezone.now())
+            if kwargs.get("update_fields") is not None:
+                kwargs["update_fields"] = {*kwargs["update_fields"], "next_run_at"}
+        super().save(*args, **kwargs)
+
     def clean(self) -> None:
         """Refuse a task that could not run, each fault at its field and in words."""
         errors: dict[str, str] = {}
@@ -162,7 +170,7 @@ class ExportTask(models.Model):
 
     def check_sql(self) -> None:
         """Raise ValueError unless the SQL only reads and all its names have values."""
-        if self.data_source_id is None:
+        if not self.data_source_id:
             return
         if not _is_object(self.params):
             raise ValueError(
@@ -194,16 +202,8 @@ class ExportTask(models.Model):
     def _check_tags(self) -> None:
         self.tags = _as_list(self.tags)
 
-    def save(self, *args: Any, **kwargs: Any) -> None:
-        # From now on: a changed schedule never replays the past.
-        if self._schedule_changed():
-            self.next_run_at = self.compute_next_run(timezone.now())
-            if kwargs.get("update_fields") is not None:
-                kwargs["update_fields"] = {*kwargs["update_fields"], "next_run_at"}
-        super().save(*args, **kwargs)
-
     def _schedule_changed(self) -> bool:
-        if self.pk is None:
+        if self._state.adding:
             return True
         before = type(self).objects.filter(pk=self.pk).values_list("cron", "timezone", "enabled").first()
         return before != (self.cron, self.timezone, self.enabled)
@@ -226,11 +226,15 @@ class ExportTask(models.Model):
         scheduler = settings.CONFIG.scheduler
         return int(scheduler.long_task_timeout if self.long_running else scheduler.task_timeout)
 
-    def file_stem(self, planned: datetime, execution_id: int) -> str:
+    def format_options_for(self, format: str) -> dict[str, Any]:
+        """The task's format options; they mean nothing to another format than its own."""
+        return dict(self.format_options) if format == self.format else {}
+
+    def file_stem(self, planned: datetime, execution_id: int, params: Mapping[str, Any]) -> str:
         """The file name without extension for a run planned at `planned`."""
         local = planned.astimezone(ZoneInfo(self.timezone))
         extra = {"task": self.name, "time": local.strftime("%H%M"), "id": str(execution_id)}
-        return files.safe_stem(dates.fill_text(self.filename_template, local, self.params, extra))
+        return files.safe_stem(dates.fill_text(self.filename_template, local, params, extra))
 
 
 def _is_object(value: object) -> bool:
@@ -298,7 +302,8 @@ class ExecutionQuerySet(models.QuerySet["Execution"]):
             scheduled_for=planned_at if trigger == Trigger.SCHEDULE else None,
             params={**task.params, **(params or {})},
             format=format or task.format,
-            sql=task.sql,
+            data_source=task.data_source,
+            sql_template=task.sql,
             notify=notify,
             created_by=created_by,
         )
@@ -336,6 +341,10 @@ class ExecutionQuerySet(models.QuerySet["Execution"]):
         """queued -> skipped."""
         return self._end_queued(execution_id, Status.SKIPPED, reason)
 
+    def miss(self, execution_id: int, reason: str) -> bool:
+        """queued -> missed."""
+        return self._end_queued(execution_id, Status.MISSED, reason)
+
     def cancel_queued(self, execution_id: int) -> bool:
         """queued -> cancelled."""
         return self._end_queued(execution_id, Status.CANCELLED, "cancelled")
@@ -356,18 +365,23 @@ class ExecutionQuerySet(models.QuerySet["Execution"]):
         """The row of `execution`, if this attempt still holds it: the guard of all that a worker writes."""
         return self.filter(pk=execution.pk, attempt=execution.attempt, status=Status.RUNNING)
 
-    def heartbeat(self, execution: "Execution", progress: Mapping[str, Any], backend_id: str) -> datetime | None | bool:
-        """Renew the lease and store progress. Returns when a cancel was requested, None if not, False if the run
-        is no longer ours."""
+    def heartbeat(self, execution: "Execution", progress: Mapping[str, Any], backend_id: str) -> bool:
+        """Renew the lease and store progress. False when the run is no longer ours."""
         beaten = self.held_by(execution).update(
             heartbeat_seq=F("heartbeat_seq") + 1,
             heartbeat_at=timezone.now(),
             progress=dict(progress),
             backend_id=backend_id,
         )
-        if not beaten:
-            return False
-        return self.filter(pk=execution.pk).values_list("cancel_requested_at", flat=True).first()
+        return bool(beaten)
+
+    def cancel_requested(self, execution: "Execution") -> bool:
+        return self.held_by(execution).filter(cancel_requested_at__isnull=False).exists()
+
+    def begin(self, execution: "Execution", *, worker: str, sql: str) -> bool:
+        """The process that runs a claimed execution makes itself known. False when the run is no longer ours."""
+        execution.worker, execution.sql = worker, sql
+        return bool(self.held_by(execution).update(worker=worker, sql=sql, heartbeat_seq=F("heartbeat_seq") + 1))
 
     def finish(self, execution: "Execution", status: Status, **fields: Any) -> bool:
         """running -> an end state, with its figures. False when this attempt no longer holds the run: the caller
@@ -419,7 +433,13 @@ class Execution(models.Model):
     cancel_requested_at = models.DateTimeField(_("cancel requested"), null=True)
     slot_key = models.CharField(max_length=64, null=True, unique=True)
     format = models.CharField(_("file format"), max_length=20)
-    sql = models.TextField(_("SQL as it ran"))
+    data_source = models.ForeignKey(
+        DataSource, models.SET_NULL, null=True, related_name="executions", verbose_name=_("data source")
+    )
+    sql_template = models.TextField(
+        help_text="The task's SQL when the run was queued; what a later edit does not touch."
+    )
+    sql = models.TextField(_("SQL as it ran"), blank=True)
     params = models.JSONField(_("parameters"), default=dict)
     notify = models.BooleanField(_("send messages"), default=True)
     progress = models.JSONField(_("progress"), default=dict)

@@ -78,6 +78,7 @@ REASONS: dict[str, Reason] = {
     ),
     "source_inactive": Reason(_("The data source is switched off."), _("Activate it, or choose another.")),
     "cancelled": Reason(_("The run was cancelled.")),
+    "interrupted": Reason(_("The system was stopped while the export ran."), _("Run it again, if it is needed.")),
     "overlap": Reason(_("The task was still running."), _("Wait for it, or allow parallel runs in the task.")),
     "misfire": Reason(
         _("Its time had passed by more than the grace time."), _("Run it by hand for that date if it is needed.")

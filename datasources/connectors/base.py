@@ -93,6 +93,16 @@ class Query:
             pieces += (placeholder(number), escape(part))
         return "".join(pieces)
 
+    def for_people(self) -> str:
+        """The SQL with its values written in, to be read; it is never run in this form."""
+        return self.text(lambda number: _shown(self.values[number - 1]))
+
+
+def _shown(value: BoundValue) -> str:
+    if value is None:
+        return "NULL"
+    return "'" + value.replace("'", "''") + "'" if isinstance(value, str) else str(value)
+
 
 @dataclass(frozen=True, slots=True)
 class ConnectionParams:

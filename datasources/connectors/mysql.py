@@ -67,6 +67,7 @@ _TIMES = {
 }
 _TYPE_NAMES = {number: name.lower() for name, number in vars(FIELD_TYPE).items() if name.isupper()}
 _WIDTH_OF_TIME = {FIELD_TYPE.TIME: 10, FIELD_TYPE.DATETIME: 19, FIELD_TYPE.TIMESTAMP: 19}
+_PROCESS = "SELECT INFO FROM information_schema.PROCESSLIST WHERE ID = {:d}"
 _WRITE_GRANT = re.compile(
     r"\b(ALL PRIVILEGES|INSERT|UPDATE|DELETE|CREATE|DROP|ALTER|TRIGGER|FILE|SUPER|GRANT OPTION|RELOAD|SHUTDOWN)\b"
 )
@@ -286,7 +287,7 @@ class MySQL(Connector):
             self._conn = self._connect()
             try:
                 # Ids are used again: only a query that carries our label is ours.
-                rows = self._rows(f"SELECT INFO FROM information_schema.PROCESSLIST WHERE ID = {int(backend_id)}")
+                rows = self._rows(_PROCESS.format(int(backend_id)))
                 ours = bool(rows) and (rows[0][0] or b"").startswith(f"/* {self.params.label} */".encode())
                 if ours:
                     self._run(f"KILL {int(backend_id)}")

@@ -1,0 +1,115 @@
+"""Data sources in the admin."""
+
+from typing import Any
+
+from django import forms
+from django.conf import settings
+from django.contrib import admin, messages
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from django.utils import timezone
+from django.utils.translation import gettext as _t
+from django.utils.translation import gettext_lazy as _
+from unfold.admin import ModelAdmin
+from unfold.decorators import action, display
+from unfold.widgets import UnfoldAdminPasswordWidget
+
+from datasources.connectors.base import ConnectorError
+from datasources.models import DataSource
+
+
+class DataSourceForm(forms.ModelForm):  # type: ignore[type-arg]
+    """The password is never sent to the browser; left empty, the stored one stays."""
+
+    password = forms.CharField(
+        label=_("password"),
+        required=False,
+        strip=False,
+        widget=UnfoldAdminPasswordWidget(attrs={"autocomplete": "new-password"}),
+        help_text=_("Stored encrypted and never shown again. Leave empty to keep the stored one."),
+    )
+
+    class Meta:
+        model = DataSource
+        fields = "__all__"  # noqa: DJ007  # the admin names them
+
+    def clean_password(self) -> str:
+        return self.cleaned_data["password"] or self.instance.password
+
+
+@admin.register(DataSource)
+class DataSourceAdmin(ModelAdmin):  # type: ignore[misc]
+    form = DataSourceForm
+    list_display = ("name", "kind_shown", "place", "database", "active_shown", "test_shown", "tested_at")
+    list_filter = ("kind", "is_active")
+    search_fields = ("name", "host", "database", "description")
+    readonly_fields = ("test_message", "tested_at")
+    actions = ("test_connections",)
+    actions_submit_line = ("save_and_test",)
+    fieldsets = (
+        (None, {"fields": ("name", "kind", "description", "is_active")}),
+        (
+            _("Connection"),
+            {"fields": (("host", "port"), "database", ("username", "password"), ("ssl_mode", "charset"))},
+        ),
+        (_("Limits"), {"fields": ("max_concurrency",)}),
+        (_("Last test"), {"fields": ("test_message", "tested_at")}),
+    )
+
+    def has_change_permission(self, request: HttpRequest, obj: DataSource | None = None) -> bool:
+        if obj is not None and obj.config_managed:
+            return False
+        return bool(super().has_change_permission(request, obj))
+
+    def has_delete_permission(self, request: HttpRequest, obj: DataSource | None = None) -> bool:
+        if obj is not None and (obj.config_managed or obj.tasks.exists()):
+            return False
+        return bool(super().has_delete_permission(request, obj))
+
+    @display(description=_("kind"), ordering="kind")
+    def kind_shown(self, source: DataSource) -> str:
+        kind = source.get_kind_display()
+        return _t("{kind} · config-managed").format(kind=kind) if source.config_managed else str(kind)
+
+    @display(description=_("host"))
+    def place(self, source: DataSource) -> str:
+        return f"{source.host}:{source.port or source.connector_class.default_port}" if source.host else "-"
+
+    @display(description=_("active"), boolean=True, ordering="is_active")
+    def active_shown(self, source: DataSource) -> bool:
+        return source.is_active
+
+    @display(description=_("last test"), label={"ok": "success", "bad": "danger", "": "info"}, ordering="test_ok")
+    def test_shown(self, source: DataSource) -> tuple[str, str]:
+        shown = {True: ("ok", _t("passed")), False: ("bad", _t("failed")), None: ("", _t("never tested"))}
+        return shown[source.test_ok]
+
+    @action(description=_("Test connection"))
+    def test_connections(self, request: HttpRequest, queryset: QuerySet[DataSource]) -> None:
+        for source in queryset:
+            self._test(request, source)
+
+    @action(description=_("Save and test connection"))
+    def save_and_test(self, request: HttpRequest, obj: DataSource) -> None:
+        self._test(request, obj)
+
+    def _test(self, request: HttpRequest, source: DataSource) -> None:
+        try:
+            report = source.test(timezone=settings.TIME_ZONE)
+        except ConnectorError as exc:
+            source.record_test(ok=False, message=str(exc), at=timezone.now())
+            messages.error(request, f"{source.name}: {exc}")
+            return
+        text = _t("{version}, answered in {latency} ms.").format(
+            version=report.server_version, latency=report.latency_ms
+        )
+        source.record_test(ok=True, message=" ".join((text, *report.warnings)), at=timezone.now())
+        messages.success(request, _t("“{name}” is fine: {message}").format(name=source.name, message=text))
+        for warning in report.warnings:
+            messages.warning(request, f"{source.name}: {warning}")
+
+    def get_form(self, request: HttpRequest, obj: DataSource | None = None, **kwargs: Any) -> Any:
+        form = super().get_form(request, obj, **kwargs)
+        if obj is None and "password" in form.base_fields:
+            form.base_fields["password"].help_text = _("Stored encrypted and never shown again.")
+        return form

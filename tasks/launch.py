@@ -1,0 +1,128 @@
+"""Runs a task in the foreground of a command: queue, claim, run, hand over the file."""
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from django.utils.translation import gettext as _
+
+from tasks import runner
+from tasks.models import Execution, ExportTask, Trigger, worker_name
+from tasks.scheduler import Scheduler
+from tasks.writers import writers
+
+
+class LaunchError(ValueError):
+    """The run can't be started as asked; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """`planned_at`: what the dates in SQL count from, in that is now when left out. `output`: a file or directory for a copy."""
+
+    task: ExportTask
+    planned_at: datetime | None = None
+    params: dict[str, str] = field(default_factory=dict)
+    notify: bool = True
+    output: Path | None = None
+    format: str = ""
+
+
+def find_task(id_or_name: str) -> ExportTask:
+    """The task with this number, else with this name. Raises LaunchError with the nearest name."""
+    tasks = ExportTask.objects.select_related("data_source")
+    found = tasks.filter(pk=int(id_or_name)).first() if id_or_name.isdecimal() else None
+    found = found or tasks.filter(name=id_or_name).first()
+    if found is None:
+        raise LaunchError(_("There is no task “{name}”. “manage.py task list” shows them all.").format(name=id_or_name))
+    return found
+
+
+def parse_date(text: str, timezone: str) -> datetime:
+    """YYYY-MM-DD or YYYY-MM-DDTHH:MM in `timezone`. Raises LaunchError."""
+    try:
+        parsed = datetime.fromisoformat(text)
+    except ValueError:
+        raise LaunchError(
+            _("“{text}” is not a date. Write 2025-08-12 or 2025-08-12T09:00.").format(text=text)
+        ) from None
+    return parsed if parsed.tzinfo else parsed.replace(tzinfo=ZoneInfo(timezone))
+
+
+def known_format(name: str) -> str:
+    """`name`, if it is a format (or "" for the task's own). Raises LaunchError."""
+    if name and name not in writers:
+        raise LaunchError(_("Unknown format. Known are: {formats}.").format(formats=", ".join(writers)))
+    return name
+
+
+def typed_params(task: ExportTask, given: dict[str, str]) -> dict[str, Any]:
+    """Values from a command line in the types of the task's defaults. Raises LaunchError."""
+    values: dict[str, Any] = {}
+    for name, text in given.items():
+        default = task.params.get(name)
+        try:
+            values[name] = type(default)(text) if isinstance(default, (int, float)) else text
+        except ValueError:
+            raise LaunchError(_("The parameter “{name}” must be a number.").format(name=name)) from None
+    return values
+
+
+def launch(request: Request, on_progress: Callable[[runner.Progress], None]) -> tuple[Execution, list[str]]:
+    """Run the task now, in this process. Returns the ended execution and the paths of its files.
+
+    Raises LaunchError when it can't be started: another run holds the task, the output can't be written.
+    """
+    task = request.task
+    if request.output:
+        check_output(request.output)
+    Scheduler(workers=1).reap()  # a run whose process was killed would otherwise hold the task for ever
+    queued = Execution.objects.enqueue(
+        task,
+        trigger=Trigger.CLI,
+        planned_at=request.planned_at,
+        params=typed_params(task, request.params),
+        format=request.format,
+        notify=request.notify,
+    )
+    execution = Execution.objects.claim(queued.pk, worker=worker_name())
+    if execution is None:
+        Execution.objects.skip(queued.pk, "overlap")
+        raise LaunchError(
+            _("“{name}” is running already. Wait for it, cancel it, or allow parallel runs in the task.").format(
+                name=task.name
+            )
+        )
+    execution = runner.run(execution, on_progress)
+    paths = execution.paths()
+    if paths and request.output:
+        paths = copy_to(paths, request.output)
+    return execution, [str(path) for path in paths]
+
+
+def check_output(output: Path) -> None:
+    """Refuse an output that can't be written, before an hour of work and not after it."""
+    directory = output if output.is_dir() else output.parent
+    if not directory.is_dir() or not os.access(directory, os.W_OK):
+        raise LaunchError(_("{path} is not a directory that can be written to.").format(path=directory))
+
+
+def copy_to(paths: list[Path], output: Path) -> list[Path]:
+    """Copies of the parts at `output` (a directory, or the name of the first part), each whole or not there."""
+    copies = []
+    for number, path in enumerate(paths, start=1):
+        if output.is_dir():
+            target = output / path.name
+        else:
+            suffix = output.suffix or path.suffix
+            target = output.with_name(f"{output.stem}{f'_part{number}' if number > 1 else ''}{suffix}")
+        partial = target.with_name(f".{target.name}.part")
+        shutil.copyfile(path, partial)
+        partial.replace(target)
+        copies.append(target)
+    return copies

@@ -1,0 +1,72 @@
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import CommandParser
+from django.utils.translation import gettext as _
+
+from exporter_site.command import ExporterCommand, Failed, WrongUse
+from tasks.launch import LaunchError, Request, find_task, known_format, launch, parse_date
+from tasks.models import Status
+from tasks.progress import ProgressLine, summary
+from tasks.serializers import ExecutionSerializer
+
+
+def add_run_arguments(parser: CommandParser) -> None:
+    """The arguments of a run, shared by `runtask` and `task execute`."""
+    parser.add_argument("task", metavar="ID_OR_NAME")
+    parser.add_argument("--date", default="", help="planned time, YYYY-MM-DD[THH:MM]; now when left out")
+    parser.add_argument(
+        "--param", action="append", default=[], metavar="NAME=VALUE", help="a value for {{ params.NAME }}"
+    )
+    parser.add_argument("--no-notify", action="store_true", help="send no messages")
+    parser.add_argument("--output", type=Path, help="also copy the file to this path or directory")
+    parser.add_argument("--format", default="", help="another file format than the task's")
+    parser.add_argument("--json", action="store_true", dest="as_json", help="print the execution as JSON")
+
+
+def parse_params(given: list[str]) -> dict[str, str]:
+    pairs = [item.partition("=") for item in given]
+    for name, equals, _value in pairs:
+        if not name or not equals:
+            raise WrongUse(_("--param takes NAME=VALUE, not “{text}”.").format(text=name))
+    return {name: value for name, _equals, value in pairs}
+
+
+def run_and_print(command: ExporterCommand, options: dict[str, Any]) -> None:
+    """Run a task in the foreground. Raises Failed when it did not succeed, WrongUse when it can't be what was meant."""
+    line = ProgressLine()
+    try:
+        task = find_task(options["task"])
+        request = Request(
+            task=task,
+            planned_at=parse_date(options["date"], task.timezone) if options["date"] else None,
+            params=parse_params(options["param"]),
+            notify=not options["no_notify"],
+            output=options["output"],
+            format=known_format(options["format"]),
+        )
+    except LaunchError as exc:
+        raise WrongUse(exc) from None
+    try:
+        execution, paths = launch(request, line)
+    except LaunchError as exc:
+        raise Failed(exc) from None
+    finally:
+        line.end()
+    succeeded = execution.status == Status.SUCCEEDED
+    if options["as_json"]:
+        command.print_json({**ExecutionSerializer(execution).data, "paths": paths})
+    elif succeeded:
+        command.say(summary(execution, paths))
+    if not succeeded:
+        raise Failed(summary(execution, paths))
+
+
+class Command(ExporterCommand):
+    help = "Runs one task now, in the foreground."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        add_run_arguments(parser)
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        run_and_print(self, options)

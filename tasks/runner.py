@@ -1,0 +1,380 @@
+"""The pipeline of one execution: source -> connector -> writer -> published file -> end state.
+
+The rows flow in a thread of their own. The thread that calls run() supervises: it sleeps most of the time (a busy
+one beside the driver would slow it 50 times), beats the heart, watches deadline, stall, disk and memory, and answers
+signals at once although the driver may wait for its server for hours.
+"""
+
+import errno
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from django.conf import settings
+from django.db import OperationalError, close_old_connections, connection
+from django.utils.translation import gettext as _
+
+from datasources import safety
+from datasources.connectors.base import Connector, ConnectorError, Query
+from datasources.sqltext import SQLTextError
+from exporter_site.redact import redact
+from tasks import dates, files
+from tasks.models import Execution, ExportTask, Status, worker_name
+from tasks.writers import writers
+from tasks.writers.base import FilePart, Writer, WriterError, WriterOptions
+
+logger = logging.getLogger(__name__)
+
+TICK = 0.2  # seconds between two looks of the supervisor
+HEARTBEAT = 1.0  # seconds; also how often progress is stored
+SELF_FENCE = 40.0  # seconds without a heartbeat after which a worker must not go on
+ABANDON = 30.0  # seconds that a cancelled query may take to let go
+
+TIMEOUTS = ("query_timeout", "task_timeout")
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    rows: int = 0
+    bytes: int = 0
+    elapsed: float = 0.0  # seconds
+
+    @property
+    def rate(self) -> float:
+        """Rows per second since the start."""
+        return self.rows / self.elapsed if self.elapsed > 0 else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    status: Status
+    reason: str = ""
+    error: str = ""
+
+
+class Refused(Exception):
+    """The run may not start; `reason` is a code of reasons.py."""
+
+    def __init__(self, reason: str, message: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+def run(execution: Execution, on_progress: Callable[[Progress], None] | None = None) -> Execution:
+    """Carry out a claimed (running) execution and store its end. Returns the row as it then is.
+
+    Expected failures become a state, a reason and a sentence on the row; nothing is raised for them. When another
+    worker has taken the run over meanwhile, everything made here is removed and the row is left alone.
+    """
+    try:
+        with files.temp_directory(execution.pk, execution.attempt) as directory:
+            return _run_in(directory, execution, on_progress)
+    except OSError as exc:  # the temporary directory itself could not be made
+        return _end(execution, outcome_of(exc))
+
+
+def _run_in(directory: Path, execution: Execution, on_progress: Callable[[Progress], None] | None) -> Execution:
+    try:
+        pipeline = prepare(execution, directory)
+    except Exception as exc:
+        return _end(execution, outcome_of(exc))
+    if not Execution.objects.begin(execution, worker=worker_name(), sql=pipeline.query.for_people()):
+        return _taken_over(execution)
+    supervisor = Supervisor(execution, pipeline, on_progress)
+    with supervisor.signals_answered():
+        pipeline.start()
+        supervisor.watch()
+    if supervisor.lost:
+        return _taken_over(execution)
+    if supervisor.stop_reason:
+        return _end(execution, _outcome_of_stop(supervisor.stop_reason), pipeline)
+    if pipeline.error is not None:
+        return _end(execution, outcome_of(pipeline.error), pipeline)
+    return _publish(execution, pipeline, directory)
+
+
+def prepare(execution: Execution, directory: Path) -> "Pipeline":
+    """Everything that can be refused before the source is touched. Raises what outcome_of() knows."""
+    task, source = execution.task, execution.data_source
+    if task is None or source is None:
+        raise Refused("source_inactive", _("The task or its data source has been deleted."))
+    if not source.is_active:
+        raise Refused("source_inactive", _("The data source “{name}” is switched off.").format(name=source.name))
+    minimum = settings.CONFIG.export.min_free_disk
+    if files.free_bytes() < minimum:
+        raise OSError(errno.ENOSPC, _("Less than {bytes} bytes are free (export.min_free_disk).").format(bytes=minimum))
+    query = bind(execution, task)
+    connector = source.connector(timezone=task.timezone, label=execution.label, query_timeout=task.query_timeout)
+    options = WriterOptions(task.name, settings.CONFIG.export.max_file_size, task.format_options_for(execution.format))
+    stem = task.file_stem(execution.planned_at, execution.pk, execution.params)
+    return Pipeline(connector, query, lambda columns: writers.get(execution.format)(directory, stem, columns, options))
+
+
+def bind(execution: Execution, task: ExportTask) -> Query:
+    """The SQL that was queued, checked again, with the values of its names. Raises ValueError."""
+    dialect = task.data_source.connector_class.dialect
+    safety.check(execution.sql_template, dialect)
+    planned = execution.planned_at.astimezone(ZoneInfo(task.timezone))
+    return dates.bind(execution.sql_template, dialect, planned, execution.params)
+
+
+class Pipeline:
+    """Moves the rows from connector to writer, in its own thread. Touches no system database."""
+
+    def __init__(self, connector: Connector, query: Query, make_writer: Callable[..., Writer]) -> None:
+        self.connector = connector
+        self.query = query
+        self.parts: list[FilePart] = []
+        self.writer: Writer | None = None
+        self.rows = 0
+        self.error: BaseException | None = None
+        self.done = threading.Event()
+        self._make_writer = make_writer
+        # A daemon: a driver that never lets go must not keep the process alive.
+        self._thread = threading.Thread(target=self._run, name="export", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._export()
+        except BaseException as exc:
+            self.error = exc
+            if self.writer is not None:
+                self.writer.abort()
+        finally:
+            self.done.set()
+
+    def _export(self) -> None:
+        with self.connector as connector:
+            result = connector.stream(self.query, settings.CONFIG.export.chunk_size)
+            self.writer = writer = self._make_writer(result.columns)
+            for batch in result.batches:
+                writer.write(batch)
+                self.rows += batch.rows
+            self.parts = writer.finish()
+        written = sum(part.rows for part in self.parts)
+        if not self.rows == writer.rows == written:
+            raise WriterError(
+                "row_count_mismatch",
+                _("{received} rows were received and {written} written.").format(received=self.rows, written=written),
+            )
+
+    @property
+    def bytes(self) -> int:
+        return self.writer.size if self.writer else 0
+
+
+class Supervisor:
+    """Watches a pipeline until it is done, and stops it when it has to."""
+
+    def __init__(
+        self, execution: Execution, pipeline: Pipeline, on_progress: Callable[[Progress], None] | None
+    ) -> None:
+        self.execution = execution
+        self.pipeline = pipeline
+        self.stop_reason = ""
+        self.lost = False
+        self._on_progress = on_progress
+        self._signalled = ""
+        self._started = self._beaten = self._moved = time.monotonic()
+        self._last_beat = 0.0
+        self._seen_rows = 0
+
+    @contextmanager
+    def signals_answered(self) -> Iterator[None]:
+        """SIGINT cancels the run, SIGTERM interrupts it; a second signal acts as it did before."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+        def note(number: int, frame: Any) -> None:
+            self._signalled = "cancelled" if number == signal.SIGINT else "interrupted"
+            signal.signal(number, before[signal.Signals(number)])
+
+        for number in before:
+            signal.signal(number, note)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def watch(self) -> None:
+        """Return when the pipeline has ended, by itself or because it was stopped."""
+        while not self.pipeline.done.wait(TICK):
+            self._beat()
+            self._report()
+            reason = self._reason_to_stop()
+            if reason:
+                self._stop(reason)
+                return
+        self._report()
+
+    def _stop(self, reason: str) -> None:
+        self.stop_reason = reason
+        logger.info("execution %s is stopped: %s", self.execution.pk, reason)
+        self.pipeline.connector.cancel()
+        if not self.pipeline.done.wait(ABANDON):
+            logger.error("execution %s: the driver did not let go of its query", self.execution.pk)
+
+    def _reason_to_stop(self) -> str:
+        task = self.execution.task
+        assert task is not None
+        now = time.monotonic()
+        elapsed = now - self._started
+        if self.lost:
+            return "fenced"
+        if self._signalled:
+            return self._signalled
+        if elapsed > task.query_timeout:
+            return "query_timeout"
+        if elapsed > task.task_timeout:
+            return "task_timeout"
+        if self.pipeline.rows != self._seen_rows:
+            self._seen_rows, self._moved = self.pipeline.rows, now
+        # Before the first row a server may think for hours; only the deadline counts then.
+        elif self._seen_rows and now - self._moved > settings.CONFIG.export.stall_timeout:
+            return "stalled"
+        if resident_bytes() > settings.CONFIG.export.memory_limit:
+            return "out_of_memory"
+        if now - self._last_beat < TICK:  # with the heartbeat, once a second
+            if files.free_bytes() < settings.CONFIG.export.min_free_disk:
+                return "disk_full"
+            if self._cancel_requested():
+                return "cancelled"
+        return ""
+
+    def _beat(self) -> None:
+        now = time.monotonic()
+        if now - self._last_beat < HEARTBEAT:
+            return
+        self._last_beat = now
+        progress = self.progress()
+        stored = {"rows": progress.rows, "bytes": progress.bytes, "rate": round(progress.rate)}
+        try:
+            alive = Execution.objects.heartbeat(self.execution, stored, self.pipeline.connector.backend_id())
+        except OperationalError as exc:
+            logger.warning("execution %s could not store its heartbeat: %s", self.execution.pk, exc)
+            close_old_connections()
+            # Somebody else may have taken the run over by now.
+            self.lost = now - self._beaten > SELF_FENCE
+            return
+        self._beaten = now
+        self.lost = not alive
+
+    def _cancel_requested(self) -> bool:
+        try:
+            return Execution.objects.cancel_requested(self.execution)
+        except OperationalError:
+            return False  # asked again in a second
+
+    def _report(self) -> None:
+        if self._on_progress:
+            self._on_progress(self.progress())
+
+    def progress(self) -> Progress:
+        return Progress(self.pipeline.rows, self.pipeline.bytes, time.monotonic() - self._started)
+
+
+def outcome_of(exc: BaseException) -> Outcome:
+    """The end state for an exception of the pipeline; only what nobody expected is logged with its traceback."""
+    if isinstance(exc, ConnectorError):
+        detail = "" if exc.detail in str(exc) else f"\n{exc.detail}"
+        status = Status.TIMED_OUT if exc.reason in TIMEOUTS else Status.FAILED
+        return Outcome(status, exc.reason, f"{exc}{detail}")
+    if isinstance(exc, (WriterError, Refused)):
+        return Outcome(Status.FAILED, exc.reason, str(exc))
+    if isinstance(exc, (safety.UnsafeSQL, dates.UnknownName, SQLTextError)):
+        return Outcome(Status.FAILED, "sql_refused", str(exc))
+    if isinstance(exc, MemoryError):
+        return Outcome(Status.FAILED, "out_of_memory")
+    if isinstance(exc, OSError):
+        reasons = {errno.ENOSPC: "disk_full", errno.EDQUOT: "disk_full", errno.EFBIG: "file_too_large"}
+        return Outcome(Status.FAILED, reasons.get(exc.errno or 0, "file_error"), str(exc))
+    logger.error("unexpected failure of an export", exc_info=exc)
+    return Outcome(Status.FAILED, "internal_error", f"{type(exc).__name__}: {exc}")
+
+
+def _outcome_of_stop(reason: str) -> Outcome:
+    if reason == "cancelled":
+        return Outcome(Status.CANCELLED, reason)
+    return Outcome(Status.TIMED_OUT if reason in TIMEOUTS else Status.FAILED, reason)
+
+
+def _publish(execution: Execution, pipeline: Pipeline, directory: Path) -> Execution:
+    writer = pipeline.writer
+    assert writer is not None
+    try:
+        place = files.publish(directory, execution.planned_at.strftime("%Y-%m"))
+    except OSError as exc:
+        return _end(execution, outcome_of(exc), pipeline)
+    parts = [replace(part, path=place / part.path.name) for part in pipeline.parts]
+    root = files.output_root()
+    figures = {
+        "rows_count": pipeline.rows,
+        "file_size": sum(part.size for part in parts),
+        "filename": parts[0].path.name,
+        "sha256": parts[0].sha256,
+        "fidelity": dict(writer.fidelity),
+        "progress": {"rows": pipeline.rows, "bytes": pipeline.bytes},
+        "files": [
+            {"path": str(part.path.relative_to(root)), "rows": part.rows, "size": part.size, "sha256": part.sha256}
+            for part in parts
+        ],
+    }
+    if not _finish_surely(execution, Status.SUCCEEDED, **figures):
+        files.withdraw(place)
+        return _taken_over(execution)
+    logger.info("execution %s of “%s” succeeded: %s rows", execution.pk, execution.task_name, pipeline.rows)
+    return execution
+
+
+def _end(execution: Execution, outcome: Outcome, pipeline: Pipeline | None = None) -> Execution:
+    """Store an end without a file."""
+    error = redact(outcome.error)
+    logger.warning("execution %s of “%s”: %s (%s)", execution.pk, execution.task_name, outcome.status, outcome.reason)
+    rows = {"rows_count": pipeline.rows} if pipeline else {}
+    if not _finish_surely(execution, outcome.status, reason=outcome.reason, error=error, **rows):
+        return _taken_over(execution)
+    return execution
+
+
+def _finish_surely(execution: Execution, status: Status, **fields: Any) -> bool:
+    """finish(), again after a lost connection: the commit may have been done although its answer was lost."""
+    attempt = execution.attempt
+    for wait in (0.1, 1, 5, 10, 20):
+        try:
+            if Execution.objects.finish(execution, status, **fields):
+                return True
+            execution.refresh_from_db()
+            return execution.status == status and execution.attempt == attempt
+        except OperationalError as exc:
+            logger.warning("execution %s could not store its end, trying again: %s", execution.pk, exc)
+            connection.close()
+            time.sleep(wait)
+    return False
+
+
+def _taken_over(execution: Execution) -> Execution:
+    logger.warning("execution %s was taken over by another worker; this one leaves nothing behind", execution.pk)
+    execution.refresh_from_db()
+    return execution
+
+
+def resident_bytes() -> int:
+    """Memory that this process holds now; 0 where the system does not say."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
+    return pages * 4096
