@@ -34,7 +34,7 @@ class DataSourceForm(forms.ModelForm):  # type: ignore[type-arg]
         fields = "__all__"  # noqa: DJ007  # the admin names them
 
     def clean_password(self) -> str:
-        return self.cleaned_data["password"] or self.instance.password
+        return str(self.cleaned_data["password"]) or self.instance.password
 
 
 @admin.register(DataSource)

@@ -6,6 +6,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import environ
+from django.urls import reverse_lazy
+from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 from pydantic import SecretStr
 
@@ -111,8 +113,8 @@ SESSION_SAVE_EVERY_REQUEST = True  # An hour without a click, not an hour after 
 X_FRAME_OPTIONS = "DENY"
 
 INSTALLED_APPS = [
+    "unfold.apps.BasicAppConfig",  # before the admin: its templates replace the admin's
     "exporter_site.apps.AdminConfig",
-    "unfold",
     "unfold.contrib.filters",
     "django.contrib.auth",
     "django.contrib.contenttypes",
@@ -177,6 +179,17 @@ WHITENOISE_USE_FINDERS = WHITENOISE_AUTOREFRESH = not STATIC_ROOT.is_dir()
 
 LOGGING = logging_settings(CONFIG.logging)
 
+
+def _menu(title: Promise, icon: str, model: str) -> dict[str, Any]:
+    app, _underscore, name = model.partition("_")
+    return {
+        "title": title,
+        "icon": icon,
+        "link": reverse_lazy(f"admin:{model}_changelist"),
+        "permission": lambda request: request.user.has_perm(f"{app}.view_{name}"),
+    }
+
+
 UNFOLD = {
     "SITE_TITLE": _("Data Export System"),
     "SITE_HEADER": _("Data Export System"),
@@ -184,4 +197,23 @@ UNFOLD = {
     "SHOW_HISTORY": True,
     "SHOW_VIEW_ON_SITE": False,
     "SHOW_LANGUAGES": True,
+    "SIDEBAR": {
+        "navigation": [
+            {
+                "title": _("Exports"),
+                "items": [
+                    _menu(_("Export tasks"), "task", "tasks_exporttask"),
+                    _menu(_("Executions"), "history", "tasks_execution"),
+                    _menu(_("Data sources"), "database", "datasources_datasource"),
+                ],
+            },
+            {
+                "title": _("Access"),
+                "items": [
+                    _menu(_("Users"), "person", "auth_user"),
+                    _menu(_("Groups"), "group", "auth_group"),
+                ],
+            },
+        ]
+    },
 }

@@ -56,7 +56,12 @@ class ExportTaskForm(forms.ModelForm):  # type: ignore[type-arg]
         model = ExportTask
         fields = "__all__"  # noqa: DJ007  # the admin names them
         widgets = {
-            "sql": UnfoldAdminTextareaWidget(attrs={"rows": 16, "class": "font-mono", "spellcheck": "false"}),
+            "description": UnfoldAdminTextareaWidget(attrs={"rows": 2}),
+            "sql": UnfoldAdminTextareaWidget(
+                attrs={"rows": 16, "style": "font-family: monospace", "spellcheck": "false"}
+            ),
+            "params": UnfoldAdminTextareaWidget(attrs={"rows": 2}),
+            "format_options": UnfoldAdminTextareaWidget(attrs={"rows": 2}),
         }
 
 
@@ -174,7 +179,7 @@ class ExecutionAdmin(ModelAdmin):  # type: ignore[misc]
     show_full_result_count = False
     actions = ("cancel", "run_again")
     fieldsets = (
-        (None, {"fields": ("task_name", "state", "reason_shown", "error_shown", "download", "parts")}),
+        (None, {"fields": ("task_name", "status", "reason_shown", "error_shown", "download", "parts")}),
         (
             _("Figures"),
             {"fields": (("rows_shown", "size_shown", "duration_shown"), "fidelity_shown", "progress_shown")},
@@ -217,6 +222,8 @@ class ExecutionAdmin(ModelAdmin):  # type: ignore[misc]
 
     @display(description=_("progress"))
     def progress_shown(self, execution: Execution) -> str:
+        if execution.status != Status.RUNNING:
+            return "-"
         rows, size = execution.progress.get("rows", 0), execution.progress.get("bytes", 0)
         return _t("{rows} rows, {size}").format(rows=f"{rows:,}", size=human_size(size))
 

@@ -1,0 +1,57 @@
+"""Fixtures that several folders share. Servers start when a test first asks for them."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from datasources.models import DataSource
+from tests import factories, servers
+from tests.instance import Instance
+from tests.servers.mariadb import MariaDB
+from tests.servers.postgresql import PostgreSQL
+
+
+def _server(kind: str) -> servers.PrivateServer:
+    try:
+        return servers.shared(kind)
+    except servers.MissingServer as exc:
+        # Nothing is skipped in silence: only who asked for it gets a skip.
+        if os.environ.get("EXPORTER_TESTS_ALLOW_MISSING") == "1":
+            pytest.skip(str(exc))
+        pytest.fail(str(exc), pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def mariadb() -> MariaDB:
+    server = _server("mysql")
+    assert isinstance(server, MariaDB)
+    return server
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> PostgreSQL:
+    server = _server("postgresql")
+    assert isinstance(server, PostgreSQL)
+    return server
+
+
+@pytest.fixture
+def mariadb_source(db: None, mariadb: MariaDB) -> DataSource:
+    """A data source with an empty database and an account that may only read."""
+    return factories.make_server_source(mariadb, "mysql")
+
+
+@pytest.fixture
+def postgresql_source(db: None, postgresql: PostgreSQL) -> DataSource:
+    """A data source with an empty database and an account that may only read."""
+    return factories.make_server_source(postgresql, "postgresql")
+
+
+@pytest.fixture
+def instance(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Instance]:
+    """An installation of its own, for tests that need real processes; on the system database of --system-db."""
+    made = Instance(tmp_path / "instance", request.config.getoption("--system-db"))
+    yield made
+    made.close()

@@ -1,0 +1,79 @@
+"""Rows for tests: valid unless the test says otherwise, with a name of their own each time."""
+
+import sqlite3
+from collections.abc import Iterable
+from contextlib import closing
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from django.contrib.auth.models import User
+
+from datasources.models import DataSource
+from tasks.models import Execution, ExportTask, Trigger
+from tests.servers import PrivateServer
+
+_numbers = count(1)
+
+SHOP = (
+    "CREATE TABLE orders (id INTEGER PRIMARY KEY, customer TEXT, amount DECIMAL(10,2), paid BOOLEAN, created DATE)",
+    "INSERT INTO orders VALUES (1, '张三', 12.5, 1, '2025-01-31'), (2, '李四', 99.99, 0, '2025-02-01'), (3, NULL, NULL, NULL, NULL)",
+)
+
+
+def make_sqlite_file(path: Path, statements: Iterable[str] = SHOP) -> Path:
+    """An SQLite database made by `statements`; by default a shop with three orders."""
+    with closing(sqlite3.connect(path)) as connection, connection:
+        for statement in statements:
+            connection.execute(statement)
+    return path
+
+
+def make_source(**fields: Any) -> DataSource:
+    """A saved data source; an SQLite file that does not exist, unless `fields` say more."""
+    number = next(_numbers)
+    defaults: dict[str, Any] = {"name": f"source {number}", "kind": "sqlite", "database": f"/nowhere/{number}.db"}
+    return DataSource.objects.create(**defaults | fields)
+
+
+def make_server_source(server: PrivateServer, kind: str, **fields: Any) -> DataSource:
+    """A saved data source on a private server: a new database, and an account that may only read."""
+    defaults: dict[str, Any] = {
+        "kind": kind,
+        "host": server.host,
+        "port": server.port,
+        "username": server.reader.username,
+        "password": server.reader.password,
+    }
+    if "database" not in fields:
+        defaults["database"] = server.new_database()
+    return make_source(**defaults | fields)
+
+
+def make_task(*, validate: bool = True, **fields: Any) -> ExportTask:
+    """A saved task, run by hand. With validate=False it may be one that the forms would refuse."""
+    defaults: dict[str, Any] = {"name": f"task {next(_numbers)}", "sql": "SELECT 1 AS one"}
+    if "data_source" not in fields:
+        defaults["data_source"] = make_source()
+    task = ExportTask(**defaults | fields)
+    if validate:
+        task.full_clean()
+    task.save()
+    return task
+
+
+def make_execution(task: ExportTask | None = None, **fields: Any) -> Execution:
+    """A queued run by hand; `fields` are put over the row as they are."""
+    execution = Execution.objects.enqueue(task or make_task(), trigger=Trigger.MANUAL)
+    if fields:
+        Execution.objects.filter(pk=execution.pk).update(**fields)
+        execution.refresh_from_db()
+    return execution
+
+
+def make_user(username: str = "", *, password: str = "correct horse battery", **fields: Any) -> User:
+    return User.objects.create_user(username or f"user{next(_numbers)}", password=password, **fields)
+
+
+def make_admin(username: str = "", *, password: str = "correct horse battery") -> User:
+    return User.objects.create_superuser(username or f"admin{next(_numbers)}", password=password)
