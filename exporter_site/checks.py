@@ -39,7 +39,9 @@ def check_directories(app_configs: Any, **kwargs: Any) -> Sequence[CheckMessage]
         found.append(
             Error(
                 _("export.temp_dir and export.output_dir lie on different file systems."),
-                hint=_("A finished file becomes visible by one rename, which needs one file system. Put temp_dir beside output_dir."),
+                hint=_(
+                    "A finished file becomes visible by one rename, which needs one file system. Put temp_dir beside output_dir."
+                ),
                 id="exporter.E002",
             )
         )

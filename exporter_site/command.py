@@ -4,6 +4,7 @@ Exit code 1 means that the thing asked for failed (raise `Failed`), 2 that the c
 """
 
 import json
+import logging
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
@@ -12,6 +13,12 @@ from unicodedata import east_asian_width
 from django.core.exceptions import NON_FIELD_ERRORS, ValidationError
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.core.serializers.json import DjangoJSONEncoder
+from django.db import InterfaceError, OperationalError
+from django.utils.translation import gettext as _
+
+from exporter_site.redact import redact
+
+logger = logging.getLogger(__name__)
 
 
 class Failed(CommandError):
@@ -57,7 +64,13 @@ class ExporterCommand(BaseCommand):
         try:
             super().run_from_argv(argv)
         except KeyboardInterrupt:
-            sys.exit(130)
+            sys.exit(1)
+        except (OperationalError, InterfaceError) as exc:
+            logger.info("the system database failed", exc_info=True)  # the file has the details, the terminal a sentence
+            sys.stderr.write(
+                _("The system database can't be used: {error}").format(error=redact(str(exc)).strip()) + "\n"
+            )
+            sys.exit(1)
 
 
 def display_width(text: str) -> int:

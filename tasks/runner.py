@@ -88,9 +88,14 @@ def _run_in(directory: Path, execution: Execution, on_progress: Callable[[Progre
     if not Execution.objects.begin(execution, worker=worker_name(), sql=pipeline.query.for_people()):
         return _taken_over(execution)
     supervisor = Supervisor(execution, pipeline, on_progress)
-    with supervisor.signals_answered():
-        pipeline.start()
-        supervisor.watch()
+    try:
+        with supervisor.signals_answered():
+            pipeline.start()
+            supervisor.watch()
+    except Exception as exc:  # A fault of ours must not leave a query and a file behind.
+        pipeline.connector.cancel()
+        pipeline.done.wait(ABANDON)
+        return _end(execution, outcome_of(exc), pipeline)
     if supervisor.lost:
         return _taken_over(execution)
     if supervisor.stop_reason:

@@ -82,6 +82,10 @@ class Scheduler:
                 enqueue_occurrences(task, timezone.now())
             except IntegrityError:
                 logger.debug("another scheduler queued “%s” in the same moment", task.name)
+            except Exception:
+                # A task that can't be planned is set aside; saving it anew puts it back.
+                logger.exception("“%s” can't be planned and is set aside", task.name)
+                ExportTask.objects.filter(pk=task.pk).update(next_run_at=None)
         return len(due)
 
     def dispatch(self) -> int:

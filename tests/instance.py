@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -64,6 +65,7 @@ class Instance:
             env=self.environment | dict(env or {}),
             text=True,
             start_new_session=True,
+            preexec_fn=servers.die_with_parent(signal.SIGKILL),
             **defaults | options,
         )
         self._spawned.append(process)
@@ -84,7 +86,7 @@ class Instance:
         """End the processes of spawn() that still run, with their children."""
         for process in self._spawned:
             if process.poll() is None:
-                os.killpg(process.pid, 9)
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait(10)
             for stream in (process.stdin, process.stdout, process.stderr):
                 if stream is not None:

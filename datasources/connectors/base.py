@@ -178,6 +178,7 @@ class Connector(ABC):
     def __init__(self, params: ConnectionParams) -> None:
         self.params = params
         self._cancelled = threading.Event()
+        self._closing = threading.Lock()  # close() and cancel() come from two threads
 
     def __enter__(self) -> Self:
         self.open()
@@ -240,6 +241,14 @@ class Connector(ABC):
             yield
         except ConnectorError:
             raise
+        except UnicodeEncodeError as exc:
+            text = exc.object[exc.start : exc.end].encode(errors="backslashreplace").decode()
+            raise ConnectorError(
+                "sql_error",
+                _("“{text}” in the SQL or its values can't be sent in the connection's character set {charset}.").format(
+                    text=text, charset=exc.encoding
+                ),
+            ) from exc
         except Exception as exc:
             if self._cancelled.is_set():
                 raise ConnectorError("cancelled", _("The query was cancelled.")) from exc

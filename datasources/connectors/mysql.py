@@ -14,7 +14,6 @@ from datasources.connectors.base import (
     CONNECT_TIMEOUT,
     Batch,
     BatchSizer,
-    BoundValue,
     Cell,
     Column,
     ColumnType,
@@ -35,7 +34,7 @@ SSL_MODES = {
     "verify-ca": "VERIFY_CA",
     "verify-full": "VERIFY_IDENTITY",
 }
-# MySQL's name of a character set -> Python's codec. What is not UTF-8 on the wire is recoded here.
+# MySQL's name of a character set -> Python's codec, where it is not UTF-8.
 CODECS = {"gbk": "gbk", "gb2312": "gb2312", "gb18030": "gb18030", "big5": "big5", "latin1": "cp1252"}
 # With these the server would read quotes otherwise than our lexer, and a literal could hide a statement.
 _LEXER_MODES = {"ANSI_QUOTES", "NO_BACKSLASH_ESCAPES", "ORACLE", "MSSQL", "DB2", "POSTGRESQL", "MAXDB", "ANSI"}
@@ -59,7 +58,6 @@ _BYTES = {
 }
 _TIMES = {
     FIELD_TYPE.DATE: ColumnType.DATE,
-    FIELD_TYPE.NEWDATE: ColumnType.DATE,
     FIELD_TYPE.TIME: ColumnType.TIME,
     FIELD_TYPE.DATETIME: ColumnType.DATETIME,
     # The session's time zone is the task's: the server has already converted it.
@@ -95,11 +93,17 @@ class MySQL(Connector):
     strict_session: ClassVar[bool] = True
 
     _conn: Any = None
+    # Noted when connecting: the driver lets no other thread ask for them while a query runs.
+    _thread_id = 0
+    _descriptor = -1
     _unfinished = False
+    # How text arrives, where the server would not send it in UTF-8.
+    _result_codec: str | None = None
 
     def open(self) -> None:
         with self.errors_explained():
             self._conn = self._connect()
+            self._thread_id, self._descriptor = self._conn.thread_id(), self._conn.fileno()
             self._prepare_session()
 
     def _connect(self) -> Any:
@@ -130,11 +134,21 @@ class MySQL(Connector):
         self._set(f"sql_mode = '{kept}'")
         # A slow disk on our side, or rows that come in a trickle, must not end the stream after 60 seconds.
         self._set("net_write_timeout = 600")
+        self._set_result_charset()
         self._set_timezone()
         self._set_server_timeout()
         self._set("TRANSACTION READ ONLY", required=self.strict_session)
         if self.strict_session:
             self._run("START TRANSACTION READ ONLY")
+
+    def _set_result_charset(self) -> None:
+        if self.params.charset == "utf8mb4":
+            return
+        try:
+            # What the connection's own character set can't hold would arrive as "?".
+            self._run("SET SESSION character_set_results = utf8mb4")
+        except MySQLdb.MySQLError:
+            self._result_codec = CODECS.get(self.params.charset)
 
     def _set_timezone(self) -> None:
         try:
@@ -207,22 +221,29 @@ class MySQL(Connector):
             result = self._conn.use_result()
         if result is None:
             raise ConnectorError("sql_error", _("The statement gives no rows. Write a SELECT."))
-        columns = _columns(result)
+        columns = _columns(result, self._result_codec or "utf-8")
         return Result(columns, self._batches(result, columns, max_rows))
 
     def _statement(self, query: Query) -> bytes:
         # mysqlclient has no server-side binding: each value becomes a literal through the connection's own escaping,
         # and is put in place by position, so that neither a % nor a ? in the SQL can be mistaken for one.
-        literals = [self._conn.literal(_literal_value(value)) for value in query.values]
+        literals = [
+            self._conn.literal(self._encoded(value) if isinstance(value, str) else value) for value in query.values
+        ]
         pieces = [f"/* {self.params.label} */ ".encode()]
-        codec = CODECS.get(self.params.charset, "utf-8")
         for part, literal in zip(query.parts, [*literals, b""], strict=True):
-            pieces += (part.encode(codec), literal)
+            pieces += (self._encoded(part), literal)
         return b"".join(pieces)
+
+    def _encoded(self, text: str) -> bytes:
+        # MySQL's utf8 ends at U+FFFF: the server would take an emoji for "????".
+        if self.params.charset == "utf8" and (beyond := re.search("[^\0-\uffff]", text)):
+            raise UnicodeEncodeError("utf8", text, *beyond.span(), "more than three bytes")
+        return text.encode(CODECS.get(self.params.charset, "utf-8"))
 
     def _batches(self, result: Any, columns: tuple[Column, ...], max_rows: int) -> Iterator[Batch]:
         sizer = BatchSizer(len(columns), max_rows)
-        codec = CODECS.get(self.params.charset)
+        codec = self._result_codec
         recoded = [i for i, column in enumerate(columns) if column.type is ColumnType.TEXT] if codec else []
         while True:
             with self.errors_explained():
@@ -240,19 +261,15 @@ class MySQL(Connector):
             sizer.learn(cells, len(rows))
 
     def backend_id(self) -> str:
-        return str(self._conn.thread_id()) if self._conn else ""
+        return str(self._thread_id) if self._conn is not None else ""
 
     def _interrupt(self) -> None:
-        conn = self._conn
-        if conn is None:
+        if self._conn is None:
             return
-        try:
-            thread = conn.thread_id()
-            descriptor = conn.fileno()
-        except MySQLdb.MySQLError:
-            return  # closed meanwhile
-        self._kill_from_outside(thread)
-        shut_down(descriptor)
+        self._kill_from_outside(self._thread_id)
+        with self._closing:
+            if self._conn is not None:  # else its descriptor may belong to somebody else by now
+                shut_down(self._descriptor)
 
     def _kill_from_outside(self, thread: int) -> None:
         try:
@@ -267,16 +284,14 @@ class MySQL(Connector):
             other.close()
 
     def close(self) -> None:
-        conn, self._conn = self._conn, None
+        with self._closing:
+            conn, self._conn = self._conn, None
         if conn is None:
             return
         if self._unfinished:
             # Closing the result first would read all remaining rows: hours for a huge table.
             self._unfinished = False
-            try:
-                self._kill_from_outside(conn.thread_id())
-            except MySQLdb.MySQLError:
-                pass
+            self._kill_from_outside(self._thread_id)
         try:
             conn.close()
         except MySQLdb.MySQLError:
@@ -345,12 +360,12 @@ class MySQL(Connector):
         )
 
 
-def _columns(result: Any) -> tuple[Column, ...]:
+def _columns(result: Any, codec: str) -> tuple[Column, ...]:
     found = []
     description = zip(result.describe(), result.field_flags(), result.converter, strict=True)
     for (name, kind, _display, length, _precision, scale, _null), flags, converter in description:
         # describe() gives names as bytes or str, depending on the connection's use_unicode.
-        label = name.decode("utf-8", "replace") if isinstance(name, bytes) else name
+        label = name.decode(codec, "replace") if isinstance(name, bytes) else name
         column_type, digits = _column_type(kind, length, scale, flags, converter)
         found.append(Column(label, column_type, digits, _TYPE_NAMES.get(kind, str(kind))))
     return tuple(found)
@@ -372,10 +387,6 @@ def _column_type(kind: int, length: int, scale: int, flags: int, converter: Any)
     if converter is hexadecimal:
         return ColumnType.BINARY, None
     return ColumnType.TEXT, None
-
-
-def _literal_value(value: BoundValue) -> BoundValue | bytes:
-    return value.encode() if isinstance(value, str) else value
 
 
 def recode(cell: bytes, codec: str) -> bytes:

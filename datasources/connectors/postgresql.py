@@ -5,7 +5,6 @@ timeout never fires and a cancel between two of them is lost. But the server is 
 refuses by itself whatever is not a plain query.
 """
 
-import importlib
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import psycopg
 from django.utils.translation import gettext as _
 from psycopg import pq
-from psycopg.rows import tuple_row
+from psycopg.generators import fetch, send
 
 from datasources.connectors.base import (
     CONNECT_TIMEOUT,
@@ -32,17 +31,9 @@ from datasources.connectors.base import (
 )
 from datasources.sqltext import POSTGRESQL
 
-try:
-    _psycopg = importlib.import_module("psycopg_binary._psycopg")  # loaders in C
-except ImportError:  # a psycopg without its binary package
-    _psycopg = importlib.import_module("psycopg.types.string")
-
-
-class AsSent(_psycopg.ByteaBinaryLoader):  # type: ignore[misc, name-defined]  # a class of a module found at run time
-    """Hands out a cell's bytes as they came."""
-
-    format = pq.Format.TEXT
-
+# libpq (17 and later) hands over this many rows at once and can't be told otherwise on the way: more would be a
+# little faster, but with cells of a megabyte each row counts.
+CHUNK_ROWS = 32
 
 _TYPES = {
     "bool": ColumnType.BOOLEAN,
@@ -170,44 +161,70 @@ class PostgreSQL(Connector):
         self, statement: str, values: list[str | None], columns: tuple[Column, ...], sizer: BatchSizer
     ) -> Iterator[Batch]:
         binary = [i for i, column in enumerate(columns) if column.type is ColumnType.BINARY]
-        cursor = psycopg.RawCursor(self._open, row_factory=tuple_row)
-        for kind in psycopg.adapters.types:
-            for oid in (kind.oid, kind.array_oid):
-                cursor.adapters.register_loader(oid, AsSent)
-        cursor.adapters.register_loader(0, AsSent)
+        chunk = min(CHUNK_ROWS, sizer.limit)
         with self.errors_explained():
-            # libpq 17 and later hand over many rows at once; older ones a row at a time.
-            chunk = sizer.limit if psycopg.capabilities.has_stream_chunked() else 1
-            rows_in = cursor.stream(statement.encode(), values, size=chunk)
-        while True:
+            self._send(statement, values, chunk)
+        cells: list[list[Cell]] = [[] for _column in columns]
+        finished = False
+        while not finished:
             with self.errors_explained():
                 if self._cancelled.is_set():
                     raise ConnectorError("cancelled", _("The query was cancelled."))
-                rows = [row for _number, row in zip(range(sizer.rows), rows_in)]  # noqa: B905  # shortest wins
-            if not rows:
-                # psycopg has checked the final status: an error after the last row was raised above.
-                self._unfinished = False
-                return
-            cells: list[list[Cell]] = [list(column) for column in zip(*rows, strict=True)]
-            for i in binary:
-                cells[i] = [b"0x" + cell[2:].upper() if cell is not None else None for cell in cells[i]]
-            yield Batch(cells, len(rows))
-            sizer.learn(cells, len(rows))
+                finished = self._receive(cells)
+            rows = len(cells[0])
+            # A further chunk must not carry the batch over its limit.
+            if rows and (finished or rows >= sizer.rows or rows + chunk > sizer.limit):
+                for i in binary:
+                    cells[i] = [b"0x" + cell[2:].upper() if cell is not None else None for cell in cells[i]]
+                yield Batch(cells, rows)
+                sizer.learn(cells, rows)
+                cells = [[] for _column in columns]
+        self._unfinished = False
+
+    def _send(self, statement: str, values: list[str | None], chunk: int) -> None:
+        """Start the query: values apart from it and without a type, as a quoted literal has none; text format."""
+        pgconn = self._open.pgconn
+        pgconn.send_query_params(
+            statement.encode(), [value.encode() if value is not None else None for value in values]
+        )
+        if psycopg.capabilities.has_stream_chunked():
+            pgconn.set_chunked_rows_mode(chunk)
+        else:
+            pgconn.set_single_row_mode()
+        self._open.wait(send(pgconn))
+
+    def _receive(self, cells: list[list[Cell]]) -> bool:
+        """Append the next rows to `cells`; True when the server has said that these were all."""
+        result = self._open.wait(fetch(self._open.pgconn))
+        if result is None:
+            raise ConnectorError("connection_lost", _("The server ended the result without saying so."))
+        if result.status in (pq.ExecStatus.TUPLES_CHUNK, pq.ExecStatus.SINGLE_TUPLE):
+            value = result.get_value
+            numbers = range(result.ntuples)
+            for index, column in enumerate(cells):
+                column += [value(number, index) for number in numbers]
+            return False
+        if result.status != pq.ExecStatus.TUPLES_OK:
+            raise psycopg.errors.error_from_result(result)
+        return True
 
     def backend_id(self) -> str:
         return str(self._conn.info.backend_pid) if self._conn else ""
 
     def _interrupt(self) -> None:
         conn = self._conn
-        if conn is None or conn.closed:
-            return
+        if conn is not None:
+            self._end_query(conn)
+
+    def _end_query(self, conn: psycopg.Connection[Any]) -> None:
         try:
-            descriptor = conn.pgconn.socket
             conn.cancel_safe(timeout=5)
         except psycopg.Error:
             pass  # The server is gone, or the query ended in this moment.
         # A server that waits for us to read does not see the cancel; it does see the end of the connection.
-        shut_down(descriptor)
+        with self._closing:
+            if not conn.closed:
+                shut_down(conn.pgconn.socket)
 
     def close(self) -> None:
         conn, self._conn = self._conn, None
@@ -215,10 +232,9 @@ class PostgreSQL(Connector):
             return
         if self._unfinished and not conn.closed:
             self._unfinished = False
-            self._conn = conn
-            self._interrupt()
-            self._conn = None
-        conn.close()
+            self._end_query(conn)
+        with self._closing:
+            conn.close()
 
     def kill(self, backend_id: str) -> bool:
         with self.errors_explained(), self._connect() as conn:
@@ -286,13 +302,17 @@ class PostgreSQL(Connector):
 
 
 def _column(described: Any, index: int) -> Column:
-    known = psycopg.adapters.types.get(described.ftype(index))
+    oid = described.ftype(index)
+    known = psycopg.adapters.types.get(oid)
+    # The register finds the type of an array's elements under the array's own number.
+    if known and oid == known.array_oid:
+        return Column((described.fname(index) or b"").decode(), ColumnType.TEXT, None, f"{known.regtype}[]")
     name = known.name if known else ""
     column_type = _TYPES.get(name, ColumnType.TEXT)
     modifier = described.fmod(index)
     label = (described.fname(index) or b"").decode()
     return Column(
-        label, column_type, _scale(column_type, modifier), known.regtype if known else str(described.ftype(index))
+        label, column_type, _scale(column_type, modifier), known.regtype if known else str(oid)
     )
 
 

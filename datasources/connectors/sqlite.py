@@ -70,6 +70,8 @@ class SQLite(Connector):
             self._conn = sqlite3.connect(
                 f"{path.resolve().as_uri()}?mode=ro", uri=True, check_same_thread=False, timeout=8
             )
+            # interrupt() is lost when it comes a moment before the query begins.
+            self._conn.set_progress_handler(self._cancelled.is_set, 100_000)
             self._conn.execute("PRAGMA query_only = ON")
             self._conn.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
 
@@ -90,6 +92,8 @@ class SQLite(Connector):
             declared = self._declared_types(query)
             self._open.set_authorizer(_authorize)
             cursor = self._open.execute(sql, query.values)
+            if cursor.description is None:
+                raise ConnectorError("sql_error", _("The statement gives no rows. Write a SELECT."))
             names = [column[0] for column in cursor.description]
             sizer = BatchSizer(len(names), max_rows)
             first = cursor.fetchmany(sizer.rows)

@@ -67,7 +67,8 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _die_with_parent(ending: int) -> Callable[[], None]:
+def die_with_parent(ending: int) -> Callable[[], None]:
+    """A preexec_fn: the new process gets the signal `ending` when the thread that started it ends, however it does."""
     libc = ctypes.CDLL(None)  # loaded before the fork: nothing may be imported behind it
 
     def ask() -> None:
@@ -148,7 +149,7 @@ class PrivateServer(ABC):
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                preexec_fn=_die_with_parent(self.death_signal),
+                preexec_fn=die_with_parent(self.death_signal),
                 umask=0o077,
                 **self.user.options,
             )
