@@ -13,7 +13,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import NamedTuple
 
-import openpyxl
+import openpyxl  # type: ignore[import-untyped]
 import python_calamine
 
 from datasources.connectors.base import Cell, Column, ColumnType
@@ -165,8 +165,10 @@ def _day(text: str) -> date | None:
 
 def _clock(text: str) -> time | None:
     match = _TIME.fullmatch(text)
+    if match is None:
+        return None
     try:
-        return time(*map(int, match.group(1, 2, 3)), int((match[4] or "").ljust(6, "0"))) if match else None
+        return time(int(match[1]), int(match[2]), int(match[3]), int((match[4] or "").ljust(6, "0")))
     except ValueError:
         return None
 

@@ -97,8 +97,7 @@ class MySQL(Connector):
     _thread_id = 0
     _descriptor = -1
     _unfinished = False
-    # How text arrives, where the server would not send it in UTF-8.
-    _result_codec: str | None = None
+    _charset = "utf8mb4"  # of the connection as it is
 
     def open(self) -> None:
         with self.errors_explained():
@@ -111,13 +110,24 @@ class MySQL(Connector):
         # "localhost" would mean a socket file, and the port would be ignored.
         host = "127.0.0.1" if params.host == "localhost" else params.host
         resolve_host(host, params.port)
+        try:
+            return self._dial(host, "utf8mb4")
+        except MySQLdb.MySQLError as exc:
+            if exc.args[0] != ER.UNKNOWN_CHARACTER_SET or params.charset == "utf8mb4":
+                raise
+            # Only where there is no better one: what a character set can't hold arrives as "?".
+            self._charset = params.charset
+            return self._dial(host, params.charset)
+
+    def _dial(self, host: str, charset: str) -> Any:
+        params = self.params
         return MySQLdb.connect(
             host=host,
             port=params.port or self.default_port,
             user=params.username,
             passwd=params.password,
             db=params.database,
-            charset=params.charset,
+            charset=charset,
             use_unicode=False,
             conv=_CONVERTERS,
             connect_timeout=CONNECT_TIMEOUT,
@@ -134,21 +144,11 @@ class MySQL(Connector):
         self._set(f"sql_mode = '{kept}'")
         # A slow disk on our side, or rows that come in a trickle, must not end the stream after 60 seconds.
         self._set("net_write_timeout = 600")
-        self._set_result_charset()
         self._set_timezone()
         self._set_server_timeout()
         self._set("TRANSACTION READ ONLY", required=self.strict_session)
         if self.strict_session:
             self._run("START TRANSACTION READ ONLY")
-
-    def _set_result_charset(self) -> None:
-        if self.params.charset == "utf8mb4":
-            return
-        try:
-            # What the connection's own character set can't hold would arrive as "?".
-            self._run("SET SESSION character_set_results = utf8mb4")
-        except MySQLdb.MySQLError:
-            self._result_codec = CODECS.get(self.params.charset)
 
     def _set_timezone(self) -> None:
         try:
@@ -221,7 +221,7 @@ class MySQL(Connector):
             result = self._conn.use_result()
         if result is None:
             raise ConnectorError("sql_error", _("The statement gives no rows. Write a SELECT."))
-        columns = _columns(result, self._result_codec or "utf-8")
+        columns = _columns(result, CODECS.get(self._charset, "utf-8"))
         return Result(columns, self._batches(result, columns, max_rows))
 
     def _statement(self, query: Query) -> bytes:
@@ -237,13 +237,13 @@ class MySQL(Connector):
 
     def _encoded(self, text: str) -> bytes:
         # MySQL's utf8 ends at U+FFFF: the server would take an emoji for "????".
-        if self.params.charset == "utf8" and (beyond := re.search("[^\0-\uffff]", text)):
+        if self._charset == "utf8" and (beyond := re.search("[^\0-\uffff]", text)):
             raise UnicodeEncodeError("utf8", text, *beyond.span(), "more than three bytes")
-        return text.encode(CODECS.get(self.params.charset, "utf-8"))
+        return text.encode(CODECS.get(self._charset, "utf-8"))
 
     def _batches(self, result: Any, columns: tuple[Column, ...], max_rows: int) -> Iterator[Batch]:
         sizer = BatchSizer(len(columns), max_rows)
-        codec = self._result_codec
+        codec = CODECS.get(self._charset)
         recoded = [i for i, column in enumerate(columns) if column.type is ColumnType.TEXT] if codec else []
         while True:
             with self.errors_explained():

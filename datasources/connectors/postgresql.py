@@ -155,7 +155,14 @@ class PostgreSQL(Connector):
         described = pgconn.describe_prepared(b"")
         if described.nfields == 0:
             raise ConnectorError("sql_error", _("The statement gives no rows. Write a SELECT."))
-        return tuple(_column(described, i) for i in range(described.nfields))
+        own = {oid for i in range(described.nfields) if not psycopg.adapters.types.get(oid := described.ftype(i))}
+        names = self._type_names(own) if own else {}
+        return tuple(_column(described, i, names) for i in range(described.nfields))
+
+    def _type_names(self, oids: set[int]) -> dict[int, str]:
+        """The names of types that are not PostgreSQL's own: enums, composites, those of extensions."""
+        rows = self._open.execute("SELECT oid, format_type(oid, NULL) FROM pg_type WHERE oid = ANY(%s)", [list(oids)])
+        return dict(rows.fetchall())
 
     def _batches(
         self, statement: str, values: list[str | None], columns: tuple[Column, ...], sizer: BatchSizer
@@ -301,19 +308,16 @@ class PostgreSQL(Connector):
         return ConnectorError("connection_failed", text.format(place=place), message)
 
 
-def _column(described: Any, index: int) -> Column:
+def _column(described: Any, index: int, own_types: dict[int, str]) -> Column:
+    label = (described.fname(index) or b"").decode()
     oid = described.ftype(index)
     known = psycopg.adapters.types.get(oid)
-    # The register finds the type of an array's elements under the array's own number.
-    if known and oid == known.array_oid:
-        return Column((described.fname(index) or b"").decode(), ColumnType.TEXT, None, f"{known.regtype}[]")
-    name = known.name if known else ""
-    column_type = _TYPES.get(name, ColumnType.TEXT)
-    modifier = described.fmod(index)
-    label = (described.fname(index) or b"").decode()
-    return Column(
-        label, column_type, _scale(column_type, modifier), known.regtype if known else str(oid)
-    )
+    if known is None:
+        return Column(label, ColumnType.TEXT, None, own_types.get(oid, str(oid)))
+    if oid == known.array_oid:  # the register gives an array the type of its elements
+        return Column(label, ColumnType.TEXT, None, f"{known.regtype}[]")
+    column_type = _TYPES.get(known.name, ColumnType.TEXT)
+    return Column(label, column_type, _scale(column_type, described.fmod(index)), known.regtype)
 
 
 def _scale(column_type: ColumnType, modifier: int) -> int | None:

@@ -208,11 +208,6 @@ def _microseconds(value: bytes) -> int | None:
     return None if fraction is None else seconds + fraction
 
 
-def _serial(number: bytes, microseconds: int) -> bytes:
-    """Day and part of the day, rounded to 12 digits: 0.09 microseconds, more than any reader keeps."""
-    return b"%b.%012d" % (number, (microseconds * 625 + 27) // 54)  # 10**12 / 86,400,000,000 = 625 / 54
-
-
 def day(values: list[Cell], styles: Styles, fidelity: "Counter[str]") -> Cells:
     prefix, suffix = _number_cells(styles.value)
     numbers = list(map(_day_number, values))
@@ -226,6 +221,11 @@ def day(values: list[Cell], styles: Styles, fidelity: "Counter[str]") -> Cells:
     return _per_cell(values, one)
 
 
+def _parts_of_day(microseconds: int) -> int:
+    """The part of the day in units of 10**-12 days: 0.09 microseconds, more than any reader keeps."""
+    return (microseconds * 625 + 27) // 54  # 10**12 / 86,400,000,000 = 625 / 54
+
+
 def moment(values: list[Cell], styles: Styles, fidelity: "Counter[str]") -> Cells:
     """Date and time; an offset behind it says the task's zone and is left out."""
     prefix, suffix = _number_cells(styles.value)
@@ -237,7 +237,7 @@ def moment(values: list[Cell], styles: Styles, fidelity: "Counter[str]") -> Cell
             return _stray(value, "date_as_text", styles, fidelity)
         if microseconds % 1000:
             fidelity["sub_millisecond"] += 1
-        return prefix + _serial(number, microseconds) + suffix
+        return b"%b%b.%012d%b" % (prefix, number, _parts_of_day(microseconds), suffix)
 
     return _per_cell(values, one)
 
@@ -251,7 +251,7 @@ def clock(values: list[Cell], styles: Styles, fidelity: "Counter[str]") -> Cells
             return _stray(value, "time_as_text", styles, fidelity)
         if microseconds % 1000:
             fidelity["sub_millisecond"] += 1
-        return prefix + _serial(b"0", microseconds) + suffix
+        return b"%b0.%012d%b" % (prefix, _parts_of_day(microseconds), suffix)
 
     return _per_cell(values, one)
 

@@ -1,8 +1,10 @@
 """CSV after RFC 4180, for Excel in China: a BOM so that Chinese is read right, or GB18030; and a formula guard.
 
-NULL is an empty field, an empty text is "".
+NULL is an empty field, an empty text is "". In a result of one column NULL is "" too: an empty line is no row for most
+readers.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +16,7 @@ _SPECIAL = b'",\r\n'
 # A spreadsheet takes what begins so for a formula (OWASP, CSV injection).
 _FORMULA_STARTS = (b"=", b"+", b"-", b"@", b"\t", b"\r")
 _BOOLEANS = {b"t": b"TRUE", b"f": b"FALSE"}
+_OFFSET = re.compile(rb"(?<=:\d\d)(?P<fraction>\.\d+)?[+-]\d\d(?::?\d\d){0,2}")
 _TEXTUAL = (ColumnType.TEXT, ColumnType.BINARY)
 
 
@@ -37,6 +40,8 @@ class CsvWriter(Writer):
             self._column(column, values, as_text=index in batch.as_text)
             for index, (column, values) in enumerate(zip(self.columns, batch.columns, strict=True))
         ]
+        if len(columns) == 1:
+            columns = [[cell or b'""' for cell in columns[0]]]
         rows = b"\r\n".join(map(b",".join, zip(*columns, strict=True))) + b"\r\n"
         # GB18030 holds every character of Unicode, so nothing can be lost here.
         file.write(rows.decode().encode("gb18030") if self._recode else rows)
@@ -99,5 +104,5 @@ class CsvWriter(Writer):
 
 def _without_offset(value: bytes) -> bytes:
     """2025-01-01 08:00:00+08 in the task's zone, without the offset that says so."""
-    end = max(value.rfind(b"+"), value.rfind(b"-"))
-    return value[:end] if end > 18 else value
+    # Not only at the end: PostgreSQL writes BC behind it.
+    return _OFFSET.sub(rb"\g<fraction>", value, count=1)

@@ -50,7 +50,8 @@ def texts_in(folder: Path, *, without: tuple[str, ...] = ()) -> Iterator[Text]:
             continue
         source = file.read_text(encoding="utf-8")
         if file.suffix != ".py":
-            source = templatize(source, origin=str(file))
+            # In brackets, or the tokenizer would read the template's indentation as Python's.
+            source = f"({templatize(source, origin=str(file))}\n)"
         for line, found, _comments, context in extract("python", BytesIO(source.encode()), KEYWORDS):
             yield Text(f"{file}:{line}", context, found if isinstance(found, str) else found[0])
 
@@ -76,7 +77,7 @@ def translations(source: Catalog) -> dict[tuple[str | None, str], tuple[str, ...
     return {
         (message.context, english(message.id)): (message.string,)
         if isinstance(message.string, str)
-        else tuple(message.string)
+        else tuple(message.string or ())
         for message in source
         if message.id
     }

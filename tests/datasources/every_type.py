@@ -75,7 +75,11 @@ def export(connector: Connector, format: str, directory: Path, **extra: Any) -> 
         result = connector.stream(Query(("SELECT * FROM every_type ORDER BY row_number_",)), 1000)
         options = WriterOptions("every type", 100_000_000, extra)
         writer = writers.get(format)(directory, "every_type", result.columns, options)
-        for batch in result.batches:
-            writer.write(batch)
-    writer.finish()
+        try:
+            for batch in result.batches:
+                writer.write(batch)
+            writer.finish()
+        except BaseException:
+            writer.abort()
+            raise
     return writer

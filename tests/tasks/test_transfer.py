@@ -1,0 +1,69 @@
+"""Tasks as YAML and back."""
+
+import pytest
+import yaml
+
+from tasks import transfer
+from tasks.models import ExportTask
+from tests.factories import make_source, make_task
+
+pytestmark = pytest.mark.django_db
+
+
+def test_what_was_written_loads_without_a_change() -> None:
+    make_task(name="每日订单", sql="SELECT 1\nFROM t\n", tags=["财务"], cron="0 9 * * 1-5", params={"shop": "001"})
+    text = transfer.dump()
+    assert "每日订单" in text
+    assert "SELECT 1\n" in text
+    assert transfer.load(text) == []
+    before = ExportTask.objects.values().get()
+    ExportTask.objects.all().delete()
+    (change,) = transfer.load(text)
+    assert change.is_new
+    after = ExportTask.objects.values().get()
+    for generated in ("id", "created_at", "updated_at"):
+        before.pop(generated), after.pop(generated)
+    assert after == before
+
+
+def test_a_change_is_shown_and_a_dry_run_changes_nothing() -> None:
+    make_task(name="a", cron="0 9 * * *")
+    text = "tasks: [{name: a, cron: 0 8 * * *}]"
+    (change,) = transfer.load(text, dry_run=True)
+    assert change.fields == {"cron": ("0 9 * * *", "0 8 * * *")}
+    assert ExportTask.objects.get().cron == "0 9 * * *"
+    transfer.load(text)
+    assert ExportTask.objects.get().cron == "0 8 * * *"
+
+
+def test_secrets_are_not_written_and_not_shown_but_can_be_loaded() -> None:
+    make_task(name="a", dingtalk_secret="SECold")
+    assert "SECold" not in transfer.dump()
+    (change,) = transfer.load("tasks: [{name: a, dingtalk_secret: SECnew}]")
+    assert "SEC" not in str(change.fields)
+    assert ExportTask.objects.get().dingtalk_secret == "SECnew"
+    transfer.load("tasks: [{name: a, description: x}]")
+    assert ExportTask.objects.get().dingtalk_secret == "SECnew"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("tasks: [{name: b, data_source: nowhere, sql: SELECT 1}]", "nowhere"),
+        ("tasks: [{name: b, data_source: shop, sql: DROP TABLE t}]", "DROP"),
+        ("tasks: [{name: b, data_source: shop, sql: SELECT 1, sqll: x}]", "sqll"),
+        ("tasks: {name: b}", "tasks"),
+        ("tasks: [", "YAML"),
+        ("tasks: [{sql: SELECT 1}]", "?"),
+        ("tasks: [{name: b, owner: nobody}]", "nobody"),
+    ],
+)
+def test_a_fault_is_named_and_nothing_of_the_file_is_loaded(text: str, words: str) -> None:
+    make_source(name="shop")
+    if text.startswith("tasks: [{"):
+        entries = yaml.safe_load(text)["tasks"]
+        text = yaml.safe_dump({"tasks": [{"name": "good", "data_source": "shop", "sql": "SELECT 1"}, *entries]})
+    with pytest.raises(transfer.TransferError) as caught:
+        transfer.load(text)
+    assert words in str(caught.value)
+    assert not ExportTask.objects.exists()
