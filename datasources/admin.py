@@ -10,12 +10,12 @@ from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.translation import gettext as _t
 from django.utils.translation import gettext_lazy as _
-from unfold.admin import ModelAdmin
 from unfold.decorators import action, display
 from unfold.widgets import UnfoldAdminPasswordWidget
 
 from datasources.connectors.base import ConnectorError
 from datasources.models import DataSource
+from exporter_site.modeladmin import SubmitActionsAdmin
 
 
 class DataSourceForm(forms.ModelForm):  # type: ignore[type-arg]
@@ -38,7 +38,7 @@ class DataSourceForm(forms.ModelForm):  # type: ignore[type-arg]
 
 
 @admin.register(DataSource)
-class DataSourceAdmin(ModelAdmin):  # type: ignore[misc]
+class DataSourceAdmin(SubmitActionsAdmin):
     form = DataSourceForm
     list_display = ("name", "kind_shown", "place", "database", "active_shown", "test_shown", "tested_at")
     list_filter = ("kind", "is_active")

@@ -66,7 +66,7 @@ class DataSource(models.Model):
     config_managed = models.BooleanField(
         _("config-managed"), default=False, editable=False, help_text=_("Comes from config.yaml and is changed there.")
     )
-    tested_at = models.DateTimeField(_("last test"), null=True, editable=False)
+    tested_at = models.DateTimeField(_("tested at"), null=True, editable=False)
     test_message = models.TextField(_("result of the last test"), blank=True, editable=False)
     test_ok = models.BooleanField(_("last test passed"), null=True, editable=False)
     created_at = models.DateTimeField(_("created"), auto_now_add=True)

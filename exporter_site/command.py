@@ -60,13 +60,25 @@ class ExporterCommand(BaseCommand):
             cells = (cell + " " * (width - display_width(cell)) for cell, width in zip(line, widths, strict=True))
             self.say("  ".join(cells).rstrip())
 
+    def execute(self, *args: Any, **options: Any) -> str | None:
+        try:
+            return super().execute(*args, **options)
+        except CommandError as exc:
+            if not getattr(self, "_called_from_command_line", False):
+                raise
+            # Django would put the name of the class in front.
+            self.stderr.write(str(exc))
+            sys.exit(exc.returncode)
+
     def run_from_argv(self, argv: list[str]) -> None:
         try:
             super().run_from_argv(argv)
         except KeyboardInterrupt:
             sys.exit(1)
         except (OperationalError, InterfaceError) as exc:
-            logger.info("the system database failed", exc_info=True)  # the file has the details, the terminal a sentence
+            logger.info(
+                "the system database failed", exc_info=True
+            )  # the file has the details, the terminal a sentence
             sys.stderr.write(
                 _("The system database can't be used: {error}").format(error=redact(str(exc)).strip()) + "\n"
             )

@@ -40,6 +40,10 @@ _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMG]?)B?\s*", re.IGNORECASE)
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 
 
+# Where a key of the merged configuration was given, if not under its own name in the file: (file or variable, key).
+Names = dict[tuple[str, ...], tuple[str, str]]
+
+
 class ConfigError(Exception):
     """The configuration can't be used; the text says which key, what was expected and the nearest known name."""
 
@@ -63,6 +67,14 @@ Port = Annotated[int, Field(gt=0, lt=65536)]
 
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_values(cls, value: object) -> object:
+        # YAML reads `yes` and `on` as true, and pydantic would take that for the number 1.
+        if isinstance(value, bool):
+            raise ValueError("a number or a text, not yes/no; put quotes around a text")
+        return value
 
 
 class SystemDatabase(Section):
@@ -146,7 +158,7 @@ class Scheduler(Section):
         try:
             ZoneInfo(value)
         except (KeyError, ValueError, OSError) as exc:
-            raise ValueError("an IANA time zone such as Asia/Shanghai") from exc
+            raise ValueError(_("an IANA time zone such as Asia/Shanghai")) from exc
         return value
 
 
@@ -198,12 +210,11 @@ def load_config(path: Path | None = None, environ: Mapping[str, str] = os.enviro
     file = named or BASE_DIR / "config.yaml"
     raw = _read_yaml(file, must_exist=named is not None)
     raw = _fill_variables(raw, environ, file.name)
-    _merge_flask(raw, file.name)
-    _apply_environment(raw, environ)
+    names = _merge_flask(raw, file.name) | _apply_environment(raw, environ, file.name)
     try:
         return Config.model_validate(raw)
     except ValidationError as exc:
-        raise ConfigError("\n".join(_explain(exc, file.name))) from None
+        raise ConfigError("\n".join(_explain(exc, file.name, names))) from None
 
 
 def _read_yaml(file: Path, *, must_exist: bool) -> dict[str, Any]:
@@ -237,7 +248,9 @@ def _fill_variables(value: Any, environ: Mapping[str, str], file: str, key: str 
         return value
 
     def fill(match: re.Match[str]) -> str:
-        found = environ.get(match[1], match[2])
+        found = environ.get(match[1])
+        if match[2] is not None:
+            found = found or match[2]  # as in a shell: an empty variable is as good as none
         if found is None:
             raise ConfigError(
                 _(
@@ -249,12 +262,12 @@ def _fill_variables(value: Any, environ: Mapping[str, str], file: str, key: str 
     return _VARIABLE.sub(fill, value)
 
 
-def _merge_flask(raw: dict[str, Any], file: str) -> None:
-    """Read the older system's `flask` section as `web`."""
-    flask = raw.pop("flask", None)
-    if not isinstance(flask, dict):
-        return
+def _merge_flask(raw: dict[str, Any], file: str) -> Names:
+    """Read the older system's `flask` section as `web`; returns what its keys are called there."""
+    flask = raw.pop("flask", {})
     web = raw.setdefault("web", {})
+    for name, section in (("flask", flask), ("web", web)):
+        _check_section(section, name, file)
     for key, value in flask.items():
         if key in web:
             raise ConfigError(
@@ -263,10 +276,24 @@ def _merge_flask(raw: dict[str, Any], file: str) -> None:
                 )
             )
         web[key] = value
+    return {("web", key): (file, f"flask.{key}") for key in flask}
 
 
-def _apply_environment(raw: dict[str, Any], environ: Mapping[str, str]) -> None:
-    """Put EXPORTER_<SECTION>__<KEY> over the file; for a source EXPORTER_DATA_SOURCES__<NAME>__<KEY>."""
+def _check_section(section: object, name: str, file: str) -> None:
+    if not isinstance(section, dict):
+        raise ConfigError(
+            _("{file}: `{key}` has a wrong value. Expected: {expected}.").format(
+                file=file, key=name, expected=_("a section with keys of its own")
+            )
+        )
+
+
+def _apply_environment(raw: dict[str, Any], environ: Mapping[str, str], file: str) -> Names:
+    """Put EXPORTER_<SECTION>__<KEY> over the file; for a source EXPORTER_DATA_SOURCES__<NAME>__<KEY>.
+
+    Returns which keys come from which variables.
+    """
+    names: Names = {}
     for name, value in environ.items():
         if not name.startswith(ENV_PREFIX) or "__" not in name:
             continue
@@ -278,17 +305,24 @@ def _apply_environment(raw: dict[str, Any], environ: Mapping[str, str]) -> None:
                 _("The environment variable {name} is not of the form EXPORTER_<SECTION>__<KEY>.").format(name=name)
             )
         target = raw.setdefault(section, {})
+        _check_section(target, section, file)
+        path = [section]
         if section == "data_sources":
             # Source names keep the spelling of the file; variables are upper case.
             source = next((known for known in target if known.lower() == rest[0]), rest[0])
             target = target.setdefault(source, {})
+            _check_section(target, f"{section}.{source}", file)
+            path.append(source)
         target[rest[-1]] = value
+        path.append(rest[-1])
+        names[tuple(path)] = (name, ".".join(path))
+    return names
 
 
-def _explain(exc: ValidationError, file: str) -> Iterator[str]:
+def _explain(exc: ValidationError, config_file: str, names: Names) -> Iterator[str]:
     for error in exc.errors(include_url=False, include_input=False):
         location = [str(part) for part in error["loc"]]
-        key = ".".join(location)
+        file, key = names.get(tuple(location), (config_file, ".".join(location)))
         if error["type"] == "extra_forbidden":
             near = nearest_key(location)
             hint = _(" Did you mean `{near}`?").format(near=near) if near else ""
@@ -296,10 +330,28 @@ def _explain(exc: ValidationError, file: str) -> Iterator[str]:
         elif error["type"] == "missing":
             yield _("{file}: `{key}` is needed.").format(file=file, key=key)
         else:
-            expected = error["msg"].removeprefix("Value error, ")
+            expected = _expected(error)
             yield _("{file}: `{key}` has a wrong value. Expected: {expected}.").format(
                 file=file, key=key, expected=expected
             )
+
+
+def _expected(error: Any) -> str:
+    """What a value should have been, in words, from pydantic's kind of error."""
+    limits = error.get("ctx", {})
+    kind = error["type"]
+    if kind == "literal_error":
+        return str(limits["expected"]).replace(" or ", ", ")
+    if kind.startswith("int_"):
+        return _("a whole number")
+    if kind in ("greater_than", "greater_than_equal", "less_than", "less_than_equal"):
+        sign = {"greater_than": ">", "greater_than_equal": "≥", "less_than": "<", "less_than_equal": "≤"}[kind]
+        return f"{sign} {next(iter(limits.values()))}"
+    if kind in ("string_type", "path_type"):
+        return _("text")
+    if kind in ("model_type", "dict_type", "model_attributes_type"):
+        return _("a section with keys below it")
+    return str(error["msg"]).removeprefix("Value error, ")
 
 
 def known_keys() -> dict[str, type[Section]]:

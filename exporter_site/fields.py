@@ -74,8 +74,15 @@ def rotate(model: type[models.Model]) -> int:
     for pk in model._base_manager.values_list("pk", flat=True):
         with transaction.atomic():
             row = model._base_manager.select_for_update().only("pk", *names).filter(pk=pk).first()
-            readable = [name for name in names if getattr(row, name, None)]
-            if row is not None and readable:
+            if row is None:
+                continue
+            # Empty ones too: they are encrypted like any other, and would be unreadable without the old key.
+            readable = [name for name in names if _is_readable(getattr(row, name))]
+            if readable:
                 row.save(update_fields=readable)
-                rotated += 1
+            rotated += any(getattr(row, name) for name in readable)
     return rotated
+
+
+def _is_readable(secret: str | None) -> bool:
+    return secret is not None and not isinstance(secret, Undecryptable)

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from exporter_site.config import BASE_DIR, ConfigError
 from exporter_site.language import early_gettext as _
@@ -56,28 +57,37 @@ def add_encryption_key(file: Path) -> Keys:
     """Put a new encryption key in front of those in `file`; the old ones stay and still decrypt."""
     stored = _read_or_create(file)
     changed = replace(stored, encryption_keys=(new_key(), *stored.encryption_keys))
-    os.replace(_write_beside(file, changed), file)
+    _replace(file, changed)
     return changed
 
 
 def forget_old_encryption_keys(file: Path) -> None:
     """Keep only the newest encryption key. What is still encrypted with an older one can't be read any more."""
     stored = _read_or_create(file)
-    os.replace(_write_beside(file, replace(stored, encryption_keys=stored.encryption_keys[:1])), file)
+    _replace(file, replace(stored, encryption_keys=stored.encryption_keys[:1]))
 
 
 def _read_or_create(file: Path) -> Keys:
     try:
         if not file.exists():
             _create(file)
-        content = json.loads(file.read_text())
-        return Keys(content["secret_key"], tuple(content["encryption_keys"]), content["jwt_key"])
-    except (OSError, ValueError, KeyError) as exc:
+        return _checked(json.loads(file.read_text()))
+    except (OSError, ValueError, KeyError, TypeError) as exc:
         raise ConfigError(
             _(
                 "The key file {file} can't be used ({error}). Restore it from the backup; without it no stored password can be read."
             ).format(file=file, error=exc)
         ) from None
+
+
+def _checked(content: dict[str, Any]) -> Keys:
+    """`content` of the file as keys. Raises KeyError, TypeError or ValueError when any is missing or is no text."""
+    secret_key, encryption_keys, jwt_key = (content[name] for name in ("secret_key", "encryption_keys", "jwt_key"))
+    if not isinstance(encryption_keys, list) or not encryption_keys:
+        raise ValueError(_("encryption_keys must be a list of keys"))
+    if not all(isinstance(key, str) and key for key in (secret_key, jwt_key, *encryption_keys)):
+        raise ValueError(_("every key must be a text that is not empty"))
+    return Keys(secret_key, tuple(encryption_keys), jwt_key)
 
 
 def _create(file: Path) -> None:
@@ -90,6 +100,21 @@ def _create(file: Path) -> None:
         pass
     finally:
         fresh.unlink()
+    _sync_directory(file.parent)
+
+
+def _replace(file: Path, keys: Keys) -> None:
+    os.replace(_write_beside(file, keys), file)
+    # On the disk before any secret is encrypted with it.
+    _sync_directory(file.parent)
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _write_beside(file: Path, keys: Keys) -> Path:

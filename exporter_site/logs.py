@@ -6,7 +6,11 @@ from typing import Any
 from exporter_site.config import Logging, resolve
 from exporter_site.redact import redact
 
-_CONTROL = {code: f"\\x{code:02x}" for code in range(32) if code not in (9, 10)}
+# Also the C1 controls and Unicode's line separators: terminals and viewers obey them.
+_CONTROL = {
+    code: f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
+    for code in (*range(9), *range(11, 32), *range(127, 160), 0x2028, 0x2029)
+}
 
 
 class RedactingFormatter(logging.Formatter):
@@ -14,6 +18,8 @@ class RedactingFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         text = redact(super().format(record)).translate(_CONTROL)
+        # Half a surrogate pair can't be written as UTF-8, and the whole line would be lost.
+        text = text.encode("utf-8", "backslashreplace").decode()
         # A traceback keeps its lines, indented so that none of them can pass for a log line of its own.
         return text.replace("\n", "\n    ")
 

@@ -4,27 +4,38 @@ Two nets: values that this process knows to be secret (it decrypted or read them
 (`access_token=…`, `://user:password@`), for text that comes from libraries.
 """
 
+import json
 import re
+from urllib.parse import quote, quote_plus
 
 MASK = "••••••"
 # Shorter values would blank out innocent words; such a password is caught by the shapes only.
 _SHORTEST = 5
 
-_known: set[str] = set()
+_known: tuple[str, ...] = ()  # longest first: a secret that is part of another must not leave the rest of it
 _SHAPES = (
-    re.compile(r"(?P<keep>://[^\s:/@]*:)[^\s/@]+(?=@)"),
+    re.compile(r"(?P<keep>://[^\s:/@]*:)[^\s/]+(?=@)"),
     re.compile(
-        r"(?P<keep>\b(?:access_token|token|password|passwd|pwd|secret|sign|api_key|key)=)[^\s&;,'\")]+", re.IGNORECASE
+        r"(?P<keep>\b(?:access_token|token|password|passwd|pwd|secret|sign|api_key|key)=)"
+        r"(?:'[^']+'|\"[^\"]+\"|[^\s&;,'\")]+)",
+        re.IGNORECASE,
     ),
-    re.compile(r"(?P<keep>\"?(?:password|passwd|secret|access_token)\"?\s*:\s*\")[^\"]+(?=\")", re.IGNORECASE),
-    re.compile(r"(?P<keep>\bBearer\s+)[\w.~+/-]+=*", re.IGNORECASE),
+    re.compile(
+        r"(?P<keep>(?P<q>[\"']?)\b\w*(?:password|passwd|secret|token)(?P=q)\s*:\s*(?P<quote>[\"']))(?:(?!(?P=quote)).)+",
+        re.IGNORECASE,
+    ),
+    re.compile(r"(?P<keep>\b(?:Bearer|Basic)\s+)[\w.~+/-]{8,}=*", re.IGNORECASE),
 )
 
 
 def remember_secret(value: str) -> None:
     """From now on `value` is masked in everything this process logs or stores as an error."""
-    if len(value) >= _SHORTEST:
-        _known.add(value)
+    global _known
+    if len(value) < _SHORTEST or value in _known:
+        return
+    # As it is, and as it looks in a URL, in a traceback and in JSON. A new tuple: other threads may be reading.
+    spellings = {value, quote(value, safe=""), quote_plus(value), repr(value)[1:-1], json.dumps(value)[1:-1]}
+    _known = tuple(sorted(spellings.union(_known), key=len, reverse=True))
 
 
 def redact(text: str) -> str:

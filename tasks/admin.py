@@ -1,6 +1,7 @@
 """Tasks and executions in the admin."""
 
 from typing import Any
+from zoneinfo import ZoneInfoNotFoundError
 
 from django import forms
 from django.contrib import admin, messages
@@ -18,6 +19,7 @@ from unfold.decorators import action, display
 from unfold.widgets import UnfoldAdminTextareaWidget, UnfoldAdminTextInputWidget
 
 from exporter_site.formats import human_duration, human_size
+from exporter_site.modeladmin import SubmitActionsAdmin
 from tasks import schedule
 from tasks.models import Execution, ExportTask, Status, Trigger
 from tasks.writers.base import FIDELITY
@@ -66,7 +68,7 @@ class ExportTaskForm(forms.ModelForm):  # type: ignore[type-arg]
 
 
 @admin.register(ExportTask)
-class ExportTaskAdmin(ModelAdmin):  # type: ignore[misc]
+class ExportTaskAdmin(SubmitActionsAdmin):
     form = ExportTaskForm
     list_display = ("name", "data_source", "schedule_shown", "next_run_at", "enabled_shown", "last_state")
     list_filter = ("enabled", "data_source", "format")
@@ -113,7 +115,11 @@ class ExportTaskAdmin(ModelAdmin):  # type: ignore[misc]
     def next_runs(self, task: ExportTask) -> str | SafeString:
         if not task.pk or not task.cron:
             return _t("Only by hand.")
-        moments = schedule.next_runs(task.cron, task.timezone, timezone.now())
+        try:
+            schedule.check(task.cron)
+            moments = schedule.next_runs(task.cron, task.timezone, timezone.now())
+        except (ValueError, ZoneInfoNotFoundError):
+            return "-"  # the form shows what is wrong, at its field
         lines = ((timezone.localtime(moment).strftime("%Y-%m-%d %H:%M %Z"),) for moment in moments)
         words = f"{schedule.describe(task.cron)} ({task.timezone})"
         return format_html("{}<br>{}", words, format_html_join("", "{}<br>", lines))

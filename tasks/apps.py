@@ -4,4 +4,4 @@ from django.utils.translation import gettext_lazy as _
 
 class TasksConfig(AppConfig):
     name = "tasks"
-    verbose_name = _("export tasks")
+    verbose_name = _("Exports")

@@ -53,7 +53,7 @@ DAYS: dict[str, Callable[[date], date]] = {
 NAMES = (*DAYS, "now")
 
 _EXPRESSION = re.compile(r"\s*(?:params\.(?P<param>\w+)|(?P<name>\w+)\s*(?:(?P<sign>[+-])\s*(?P<days>\d{1,5}))?)\s*")
-_BRACES = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
+_BRACES = re.compile(r"\{\{((?:(?!\}\}).)*)\}\}", re.DOTALL)
 # `date '…'` and the like: the server wants a literal behind the word, not a value.
 _TYPED_LITERALS = {"DATE", "TIME", "TIMESTAMP", "TIMESTAMPTZ", "INTERVAL"}
 
@@ -148,8 +148,16 @@ def check_sql(sql: str, dialect: Dialect) -> list[str]:
 
 def _pieces(sql: str, dialect: Dialect) -> Iterator[str | Token]:
     """Plain SQL as text; each name, and each literal with names in it, as its token. Comments keep their names."""
-    before = ""
+    before, adjacent = "", Kind.SPACE
     for token in tokens(strip_end(sql), dialect):
+        if {token.kind, adjacent} == {Kind.NAME, Kind.WORD}:
+            # orders_{{ ds }} would reach the server as orders_'2025-01-31': MySQL reads that as a name and its alias.
+            raise SQLTextError(
+                _(
+                    "Line {line}: {{{{ … }}}} is a value and can't be part of a column's or table's name. Put a blank between it and a word."
+                ).format(line=line_of(sql, token.start))
+            )
+        adjacent = token.kind
         named = token.kind is Kind.NAME or (token.kind is Kind.TEXT and _BRACES.search(token.text))
         if token.kind is Kind.QUOTED_NAME and _BRACES.search(token.text):
             raise SQLTextError(
@@ -176,13 +184,17 @@ def _literal_value(token: Token, dialect: Dialect, look_up: Callable[[str], Boun
     if quote == "$" or quote in _BRACES.sub("", inner) or (dialect.backslash_escapes and "\\" in inner):
         raise SQLTextError(
             _(
-                "A text literal with {{{{ … }}}} in it can't hold quotes or backslashes. Put the name outside and join with CONCAT."
+                "A text literal with {{ … }} in it can't hold quotes or backslashes. Put the name outside and join with CONCAT."
             )
         )
     whole = _BRACES.fullmatch(inner)
     if whole:
         return look_up(whole[1])
-    return _BRACES.sub(lambda match: str(look_up(match[1])), inner)
+    return _BRACES.sub(lambda match: _in_text(look_up(match[1])), inner)
+
+
+def _in_text(value: BoundValue) -> str:
+    return "" if value is None else str(value)
 
 
 def planned_in_zone(planned: datetime, timezone: str) -> datetime:

@@ -15,12 +15,14 @@ from pathlib import Path
 from django.conf import settings
 
 from exporter_site.config import resolve
-from tasks.writers.zipstream import ZipStream
+from tasks.writers.zipstream import MAX_ENTRY, ZipStream
 
 MAX_NAME_BYTES = 180  # of the name without extension; file systems hold 255, and parts add to it
 
-_FORBIDDEN = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|\u202a-\u202e\u2066-\u2069\ufeff]')
-_RESERVED = re.compile(r"(?:CON|PRN|AUX|NUL|COM\d|LPT\d)(?:\..*)?", re.IGNORECASE)
+_FORBIDDEN = re.compile(
+    r'[\x00-\x1f\x7f/\\:*?"<>|\x80-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]'
+)
+_RESERVED = re.compile(r"(?:CON|PRN|AUX|NUL|CONIN\$|CONOUT\$|COM[\d¹²³]|LPT[\d¹²³]) *(?:\..*)?", re.IGNORECASE)
 
 
 def temp_root() -> Path:
@@ -38,9 +40,7 @@ def attempt_name(execution_id: int, attempt: int) -> str:
 def safe_stem(name: str) -> str:
     """`name` as the last part of a path on Linux, Windows and macOS; never empty, never a way out of its directory."""
     stem = _FORBIDDEN.sub("_", unicodedata.normalize("NFC", name)).strip(" .")
-    while len(stem.encode()) > MAX_NAME_BYTES:
-        stem = stem[:-1]
-    stem = stem.rstrip(" .")
+    stem = stem.encode()[:MAX_NAME_BYTES].decode(errors="ignore").rstrip(" .")
     return f"_{stem}" if not stem or _RESERVED.fullmatch(stem) else stem
 
 
@@ -63,6 +63,7 @@ def publish(directory: Path, month: str) -> Path:
     target = parent / directory.name
     directory.rename(target)
     sync_directory(parent)
+    sync_directory(parent.parent)  # The month may be new.
     return target
 
 
@@ -116,7 +117,7 @@ def zip_of(paths: list[Path], chunk_size: int = 1 << 20) -> Iterator[bytes]:
     pipe = _Pipe()
     archive = ZipStream(pipe)
     for path in paths:
-        archive.begin(path.name)
+        archive.begin(path.name, large=path.stat().st_size > MAX_ENTRY)
         with path.open("rb") as file:
             while chunk := file.read(chunk_size):
                 archive.write(chunk)

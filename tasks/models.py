@@ -421,9 +421,9 @@ class Execution(models.Model):
     scheduled_for = models.DateTimeField(
         _("occurrence"), null=True, help_text=_("The schedule's time, for scheduled runs.")
     )
-    queued_at = models.DateTimeField(_("queued"), auto_now_add=True)
-    started_at = models.DateTimeField(_("started"), null=True)
-    finished_at = models.DateTimeField(_("finished"), null=True)
+    queued_at = models.DateTimeField(_("queued at"), auto_now_add=True)
+    started_at = models.DateTimeField(_("started at"), null=True)
+    finished_at = models.DateTimeField(_("finished at"), null=True)
     duration_seconds = models.FloatField(_("duration"), null=True)
     attempt = models.PositiveIntegerField(_("attempt"), default=0)
     worker = models.CharField(_("worker"), max_length=200, blank=True)

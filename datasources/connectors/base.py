@@ -18,13 +18,14 @@ import ipaddress
 import os
 import socket
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from types import TracebackType
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 from zoneinfo import ZoneInfo
 
 from django.utils.translation import gettext as _
@@ -245,9 +246,9 @@ class Connector(ABC):
             text = exc.object[exc.start : exc.end].encode(errors="backslashreplace").decode()
             raise ConnectorError(
                 "sql_error",
-                _("“{text}” in the SQL or its values can't be sent in the connection's character set {charset}.").format(
-                    text=text, charset=exc.encoding
-                ),
+                _(
+                    "“{text}” in the SQL or its values can't be sent in the connection's character set {charset}."
+                ).format(text=text, charset=exc.encoding),
             ) from exc
         except Exception as exc:
             if self._cancelled.is_set():
@@ -284,10 +285,11 @@ class BatchSizer:
         self._rows = max(1, min(self.limit, fitting, self._rows * 4))
 
 
-def resolve_host(host: str, port: int) -> None:
-    """Raise ConnectorError when `host` is no host name, or is not known to the name service within 5 seconds.
+def resolve_host(host: str, port: int) -> int:
+    """How many seconds the driver may take for each address of `host`: it tries them one after the other.
 
-    Drivers take paths for sockets and lists for several hosts; a source has one host.
+    Raises ConnectorError when `host` is no host name, or is not known to the name service within 5 seconds. Drivers
+    take paths for sockets and lists for several hosts; a source has one host.
     """
     if not host or any(char in host for char in "/@,\\") or any(char.isspace() or ord(char) < 32 for char in host):
         raise ConnectorError(
@@ -298,17 +300,19 @@ def resolve_host(host: str, port: int) -> None:
         )
     try:
         ipaddress.ip_address(host)
-        return
+        return CONNECT_TIMEOUT
     except ValueError:
         pass
-    failure: list[OSError] = []
+    failure: list[Exception] = []
+    addresses: list[Any] = []
 
     def look_up() -> None:
         try:
-            socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except OSError as exc:
+            addresses.extend(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        except (OSError, UnicodeError) as exc:  # UnicodeError: no name can look so (an empty label, a long one)
             failure.append(exc)
 
+    started = time.monotonic()
     # getaddrinfo knows no timeout, and a broken name server can hold it for half a minute.
     thread = threading.Thread(target=look_up, daemon=True)
     thread.start()
@@ -321,6 +325,8 @@ def resolve_host(host: str, port: int) -> None:
             ),
             str(failure[0]) if failure else "name service timeout",
         )
+    left = CONNECT_TIMEOUT - (time.monotonic() - started)
+    return max(2, int(left / max(1, len(addresses))))
 
 
 def shut_down(descriptor: int) -> None:

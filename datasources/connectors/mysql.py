@@ -11,7 +11,6 @@ from django.utils.translation import gettext as _
 from MySQLdb.constants import CR, ER, FIELD_TYPE, FLAG
 
 from datasources.connectors.base import (
-    CONNECT_TIMEOUT,
     Batch,
     BatchSizer,
     Cell,
@@ -29,7 +28,6 @@ from datasources.sqltext import MYSQL
 
 SSL_MODES = {
     "disable": "DISABLED",
-    "prefer": "PREFERRED",
     "require": "REQUIRED",
     "verify-ca": "VERIFY_CA",
     "verify-full": "VERIFY_IDENTITY",
@@ -109,17 +107,40 @@ class MySQL(Connector):
         params = self.params
         # "localhost" would mean a socket file, and the port would be ignored.
         host = "127.0.0.1" if params.host == "localhost" else params.host
-        resolve_host(host, params.port)
+        seconds = resolve_host(host, params.port)
         try:
-            return self._dial(host, "utf8mb4")
+            conn = self._dial(host, "utf8mb4", seconds)
         except MySQLdb.MySQLError as exc:
-            if exc.args[0] != ER.UNKNOWN_CHARACTER_SET or params.charset == "utf8mb4":
+            if _code(exc) != ER.UNKNOWN_CHARACTER_SET or params.charset == "utf8mb4":
                 raise
             # Only where there is no better one: what a character set can't hold arrives as "?".
             self._charset = params.charset
-            return self._dial(host, params.charset)
+            conn = self._dial(host, params.charset, seconds)
+        self._check_encrypted(conn)
+        return conn
 
-    def _dial(self, host: str, charset: str) -> Any:
+    def _dial(self, host: str, charset: str, seconds: int) -> Any:
+        if self.params.ssl_mode != "prefer":
+            return self._log_in(host, charset, seconds, SSL_MODES[self.params.ssl_mode])
+        # PREFERRED never encrypts with MariaDB's client library. REQUIRED does there if the server can, and fails
+        # with MySQL's if it can't.
+        try:
+            return self._log_in(host, charset, seconds, "REQUIRED")
+        except MySQLdb.MySQLError as exc:
+            if _code(exc) not in _TLS:
+                raise
+            return self._log_in(host, charset, seconds, "DISABLED")
+
+    def _check_encrypted(self, conn: Any) -> None:
+        # MariaDB's client library takes a plain connection for REQUIRED, too, when the server offers no other.
+        if self.params.ssl_mode in ("disable", "prefer"):
+            return
+        conn.query(b"SHOW SESSION STATUS LIKE 'Ssl_cipher'")
+        if not any(cipher for _name, cipher in conn.store_result().fetch_row(maxrows=0)):
+            conn.close()
+            raise ConnectorError("tls_failed", self._tls_sentence(), "the server offers no TLS")
+
+    def _log_in(self, host: str, charset: str, seconds: int, ssl_mode: str) -> Any:
         params = self.params
         return MySQLdb.connect(
             host=host,
@@ -130,8 +151,8 @@ class MySQL(Connector):
             charset=charset,
             use_unicode=False,
             conv=_CONVERTERS,
-            connect_timeout=CONNECT_TIMEOUT,
-            ssl_mode=SSL_MODES[params.ssl_mode],
+            connect_timeout=seconds,
+            ssl_mode=ssl_mode,
             # A hostile server may ask for any local file; a second statement could leave the read-only transaction.
             local_infile=0,
             multi_statements=False,
@@ -310,10 +331,15 @@ class MySQL(Connector):
             finally:
                 self.close()
 
+    def _tls_sentence(self) -> str:
+        return _(
+            "No encrypted connection to MySQL at {place}. Check the TLS mode of the data source and the server's certificate."
+        ).format(place=f"{self.params.host}:{self.params.port or self.default_port}")
+
     def explain(self, exc: Exception) -> ConnectorError | None:
         if not isinstance(exc, MySQLdb.MySQLError):
             return None
-        code = exc.args[0] if exc.args and isinstance(exc.args[0], int) else 0
+        code = _code(exc)
         message = str(exc.args[1]) if len(exc.args) > 1 else str(exc)
         params = self.params
         place = f"{params.host}:{params.port or self.default_port}"
@@ -327,10 +353,7 @@ class MySQL(Connector):
             text = _("There is no database “{database}” on MySQL at {place}. Check its spelling.")
             return ConnectorError("unknown_database", text.format(place=place, database=params.database), message)
         if code in _TLS:
-            text = _(
-                "No encrypted connection to MySQL at {place}. Check the TLS mode of the data source and the server's certificate."
-            )
-            return ConnectorError("tls_failed", text.format(place=place), message)
+            return ConnectorError("tls_failed", self._tls_sentence(), message)
         if code in _BUSY:
             text = _("MySQL at {place} takes no more connections. Try again later, or raise its limit.")
             return ConnectorError("connection_failed", text.format(place=place), message)
@@ -358,6 +381,11 @@ class MySQL(Connector):
             _("MySQL refused the SQL: {message} (error {code})").format(message=message, code=code),
             message,
         )
+
+
+def _code(exc: Exception) -> int:
+    """The number of a driver's exception, 0 when it has none."""
+    return exc.args[0] if exc.args and isinstance(exc.args[0], int) else 0
 
 
 def _columns(result: Any, codec: str) -> tuple[Column, ...]:

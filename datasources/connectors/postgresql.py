@@ -15,7 +15,6 @@ from psycopg import pq
 from psycopg.generators import fetch, send
 
 from datasources.connectors.base import (
-    CONNECT_TIMEOUT,
     Batch,
     BatchSizer,
     Cell,
@@ -84,7 +83,7 @@ class PostgreSQL(Connector):
 
     def _connect(self) -> psycopg.Connection[Any]:
         params = self.params
-        resolve_host(params.host, params.port)
+        seconds = resolve_host(params.host, params.port)
         return psycopg.connect(
             host=params.host,
             port=params.port or self.default_port,
@@ -92,7 +91,7 @@ class PostgreSQL(Connector):
             user=params.username,
             password=params.password,
             sslmode=params.ssl_mode,
-            connect_timeout=CONNECT_TIMEOUT,
+            connect_timeout=seconds,
             application_name=params.label,
             gssencmode="disable",
             keepalives_idle=30,
@@ -294,10 +293,12 @@ class PostgreSQL(Connector):
                 "PostgreSQL at {place} refused the login of “{user}”. Check user name and password, and whether pg_hba.conf lets this machine in."
             )
             return ConnectorError("auth_failed", text.format(place=place, user=params.username), message)
-        if state == "3D000" or says("does not exist", "不存在"):
+        # Also a missing certificate file "does not exist".
+        if state == "3D000" or (says('database "', "数据库") and says("does not exist", "不存在")):
             text = _("There is no database “{database}” on PostgreSQL at {place}. Check its spelling.")
             return ConnectorError("unknown_database", text.format(place=place, database=params.database), message)
-        if says("SSL", "certificate"):
+        # The second is what libpq says when something else than PostgreSQL listens there.
+        if says("SSL", "certificate") and not says("received invalid response to SSL negotiation"):
             text = _(
                 "No encrypted connection to PostgreSQL at {place}. Check the TLS mode of the data source and the server's certificate."
             )

@@ -7,6 +7,7 @@ not grow with rows. It never changes a value in silence: whatever a format can't
 
 import hashlib
 import os
+import sys
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,8 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from datasources.connectors.base import Batch, Column, ColumnType
+
+MOST_IN_BATCH = 32 * 1024 * 1024  # bytes; connectors aim at half a megabyte
 
 # Why a cell in the file is not the very value of the database: code -> words for people.
 FIDELITY: dict[str, Promise] = {
@@ -107,8 +110,10 @@ class Writer(ABC):
     # The format's own options of a task: name -> (default, allowed values).
     option_values: ClassVar[Mapping[str, tuple[Any, tuple[Any, ...]]]] = {}
 
-    # The largest amount that compression may hold back: a part may be that much larger than what was written so far.
+    # What compression may hold back and the end of a file needs: a part may be that much larger than it is so far.
     slack: ClassVar[int] = 0
+    # What a file of this format can hold at all, whatever `max_file_size` allows.
+    largest_file: ClassVar[int] = sys.maxsize
 
     def __init__(self, directory: Path, stem: str, columns: Sequence[Column], options: WriterOptions) -> None:
         self.directory = directory
@@ -120,7 +125,6 @@ class Writer(ABC):
         self.parts: list[FilePart] = []
         self._file: HashedFile | None = None
         self._rows_in_part = 0
-        self._largest_batch = 0
 
     @property
     def size(self) -> int:
@@ -150,18 +154,31 @@ class Writer(ABC):
 
     def write(self, batch: Batch) -> None:
         """Append the rows of `batch`. Raises OSError (disk full, …) or WriterError."""
-        if self._file is not None and self._rows_in_part and self._is_nearly_full(self._file):
-            self._finish_part(self._file)
+        if not batch.rows:
+            return
         if self._file is None:
             self._file = self._begin_part()
-        before = self._file.size
+        room = self._room(self._file)
+        if room >= MOST_IN_BATCH or room >= _most_bytes(batch):
+            self._append(self._file, batch)
+        elif room > 0 and batch.rows > 1:
+            # The end of a part is filled in ever smaller steps.
+            middle = batch.rows // 2
+            self.write(_rows(batch, 0, middle))
+            self.write(_rows(batch, middle, batch.rows))
+        elif self._rows_in_part:
+            self._finish_part(self._file)
+            self.write(batch)
+        else:
+            self._append(self._file, batch)
+
+    def _append(self, file: HashedFile, batch: Batch) -> None:
         for index, column in enumerate(self.columns):
             if column.type is ColumnType.BINARY:
                 self.fidelity["binary_as_hex"] += batch.rows - batch.columns[index].count(None)
-        self._write_rows(self._file, batch)
+        self._write_rows(file, batch)
         self.rows += batch.rows
         self._rows_in_part += batch.rows
-        self._largest_batch = max(self._largest_batch, self._file.size - before)
 
     def finish(self) -> list[FilePart]:
         """Close the last file; an empty result gives one file with its header. All files are on the disk then."""
@@ -181,8 +198,8 @@ class Writer(ABC):
             part.path.unlink(missing_ok=True)
         self.parts = []
 
-    def _is_nearly_full(self, file: HashedFile) -> bool:
-        return file.size + self._largest_batch + self.slack > self.options.max_file_size
+    def _room(self, file: HashedFile) -> int:
+        return min(self.options.max_file_size, self.largest_file) - self.slack - file.size
 
     def _begin_part(self) -> HashedFile:
         number = len(self.parts) + 1
@@ -213,3 +230,13 @@ class Writer(ABC):
     @abstractmethod
     def _close(self, file: HashedFile) -> None:
         """End a file: what stands behind the last row."""
+
+
+def _rows(batch: Batch, start: int, end: int) -> Batch:
+    return Batch([column[start:end] for column in batch.columns], end - start, batch.as_text)
+
+
+def _most_bytes(batch: Batch) -> int:
+    """What `batch` takes in a file at most: its text, separators or markup, and as much again for escaping."""
+    texts = sum(len(cell) for column in batch.columns for cell in column if cell)
+    return 2 * (texts + 16 * batch.rows * len(batch.columns))

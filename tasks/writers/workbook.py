@@ -134,7 +134,7 @@ def number_format(column: Column, *, with_fraction: bool) -> str:
             return "0"
         case ColumnType.DECIMAL if column.scale is not None:
             # Excel shows at most 30 digits behind the point.
-            return "0" if column.scale == 0 else "0." + "0" * min(column.scale, 30)
+            return "0" if column.scale <= 0 else "0." + "0" * min(column.scale, 30)
         case ColumnType.DATE:
             return "yyyy-mm-dd"
         case ColumnType.TIME:
@@ -156,7 +156,7 @@ def column_letters(index: int) -> str:
 
 def sheet_name(title: str, number: int) -> str:
     """A legal sheet name: 31 UTF-16 units at most, none of []:*?/\\, no quote at its ends; numbered from the second on."""
-    name = re.sub(r"[\[\]:*?/\\\x00-\x1f\ufffe\uffff]", "_", title).strip("' ") or "Sheet1"
+    name = re.sub(r"[\[\]:*?/\\\x00-\x1f\ud800-\udfff\ufffe\uffff]", "_", title).strip("' ") or "Sheet1"
     suffix = f" ({number})" if number > 1 else ""
     room = 31 - len(suffix)
     name = name.encode("utf-16-le")[: room * 2].decode("utf-16-le", "ignore").rstrip("' ")
@@ -170,4 +170,4 @@ def _quoted_sheet(name: str) -> str:
 
 
 def _printable(title: str) -> str:
-    return re.sub(r"[\x00-\x08\x0b-\x1f\ufffe\uffff]", " ", title)
+    return re.sub(r"[\x00-\x08\x0b-\x1f\ud800-\udfff\ufffe\uffff]", " ", title)

@@ -27,9 +27,12 @@ class XlsxWriter(Writer):
     # compact: cells without their references (r="A1"); a quarter smaller, and Excel itself does not need them.
     option_values = {"compact": (False, (True, False))}
     slack = 256 * 1024
+    largest_file = MAX_ENTRY  # a zip without Zip64 ends at 4 GiB
 
     def __init__(self, directory: Path, stem: str, columns: Sequence[Column], options: WriterOptions) -> None:
         super().__init__(directory, stem, columns, options)
+        if not columns:
+            raise WriterError("sql_error", _("The result has no columns."))
         if len(columns) > workbook.MAX_COLUMNS:
             raise WriterError(
                 "file_too_large",
@@ -44,10 +47,6 @@ class XlsxWriter(Writer):
         self._styles: list[Styles] | None = None
         self._widths: list[int] = []
         self._templates: dict[tuple[tuple[bytes, bytes], ...], bytes] = {}
-
-    def _is_nearly_full(self, file: HashedFile) -> bool:
-        # A zip without Zip64 ends at 4 GiB, whatever the configuration allows.
-        return super()._is_nearly_full(file) or file.size > MAX_ENTRY
 
     def _open(self, file: HashedFile) -> None:
         self._zip = ZipStream(file)

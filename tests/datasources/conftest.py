@@ -1,3 +1,5 @@
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,3 +18,17 @@ def make_bench(kind: str, request: pytest.FixtureRequest, directory: Path) -> Be
     if kind == "sqlite":
         return SQLiteBench(directory / "facts.db")
     return SERVER_BENCHES[kind](request.getfixturevalue(SERVER_FIXTURES[kind]))
+
+
+@pytest.fixture
+def later() -> Iterator[Callable[[float, Callable[[], object]], None]]:
+    """Do something in another thread, so many seconds from now; the test's end waits for it."""
+    timers: list[threading.Timer] = []
+
+    def do_later(seconds: float, action: Callable[[], object]) -> None:
+        timers.append(threading.Timer(seconds, action))
+        timers[-1].start()
+
+    yield do_later
+    for timer in timers:
+        timer.join(15)

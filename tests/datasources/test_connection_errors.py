@@ -2,19 +2,33 @@
 
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 
-from datasources.connectors import connectors
+from datasources.connectors import base, connectors
 from datasources.connectors.base import ConnectionParams, ConnectorError
 from datasources.models import DataSource
-from tests.datasources.benches import SERVER_FIXTURES
+from tests.datasources.benches import SERVER_FIXTURES, rows
 from tests.servers import PrivateServer, free_port
+from tests.servers.mariadb import MariaDB
+from tests.servers.postgresql import PostgreSQL
 
 LIMIT = 10  # seconds
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two seconds instead of eight: all these tests want to know is that the limit holds."""
+    assert base.CONNECT_TIMEOUT < LIMIT
+    monkeypatch.setattr(base, "CONNECT_TIMEOUT", 2)
 
 
 @pytest.fixture(params=["mysql", "adb", "postgresql"])
@@ -123,18 +137,30 @@ def test_without_tls_on_the_server_the_modes_that_do_not_insist_connect(
         assert connector.backend_id()
 
 
-def test_a_server_that_never_answers_is_given_up(kind: str, params: ConnectionParams, black_hole: int) -> None:
+def test_a_host_with_several_addresses_does_not_take_several_times_as_long(
+    kind: str, params: ConnectionParams, black_hole: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    everywhere = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"127.0.0.{last}", black_hole)) for last in range(1, 5)]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: everywhere)
+    assert base.resolve_host("four.example", 1) * len(everywhere) <= LIMIT
+
+
+def test_a_server_that_never_answers_is_given_up(
+    kind: str, params: ConnectionParams, black_hole: int, impatient: None
+) -> None:
+    started = time.monotonic()
     assert failure(kind, params, port=black_hole).reason == "connection_failed"
+    assert 1 < time.monotonic() - started < 4
 
 
 def test_an_address_that_takes_no_connection_is_given_up(
-    kind: str, params: ConnectionParams, full_black_hole: int
+    kind: str, params: ConnectionParams, full_black_hole: int, impatient: None
 ) -> None:
     assert failure(kind, params, port=full_black_hole).reason == "connection_failed"
 
 
 def test_a_server_that_speaks_another_protocol_is_no_database(
-    kind: str, params: ConnectionParams, mariadb: PrivateServer, postgresql: PrivateServer
+    kind: str, params: ConnectionParams, mariadb: PrivateServer, postgresql: PrivateServer, impatient: None
 ) -> None:
     other = mariadb if kind == "postgresql" else postgresql
     assert failure(kind, params, port=other.port).reason == "connection_failed"
@@ -174,3 +200,84 @@ def test_a_saved_source_is_tested_with_its_own_account(
         source.refresh_from_db()
         report = source.test(timezone="Asia/Shanghai")
         assert (report.server_version != "", report.warnings) == (True, ())
+
+
+@pytest.fixture(scope="module")
+def certificate() -> tuple[bytes, bytes]:
+    """A self-signed certificate for "localhost", and its key, as PEM."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .sign(key, hashes.SHA256())
+    )
+    encoding = serialization.Encoding.PEM
+    private = key.private_bytes(encoding, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption())
+    return made.public_bytes(encoding), private
+
+
+@pytest.fixture(scope="module", params=["mysql", "postgresql"])
+def tls_server(
+    request: pytest.FixtureRequest, certificate: tuple[bytes, bytes], mariadb: PrivateServer, postgresql: PrivateServer
+) -> Iterator[tuple[str, PrivateServer]]:
+    """A server that can encrypt."""
+    server = MariaDBWithTLS(certificate) if request.param == "mysql" else PostgreSQLWithTLS(certificate)
+    server.start()
+    yield request.param, server
+    server.stop()
+
+
+class WithTLS(PrivateServer):
+    def __init__(self, certificate: tuple[bytes, bytes]) -> None:
+        super().__init__()
+        self._pem = certificate
+
+    def create_data_directory(self, data: Path) -> None:
+        super().create_data_directory(data)
+        for name, content in zip(("cert.pem", "key.pem"), self._pem, strict=True):
+            file = self.directory / name
+            file.write_bytes(content)
+            file.chmod(0o600)
+            self.user.own(file)
+
+
+class MariaDBWithTLS(WithTLS, MariaDB):
+    def command(self, data: Path) -> Sequence[object]:
+        files = (f"--ssl-cert={self.directory / 'cert.pem'}", f"--ssl-key={self.directory / 'key.pem'}")
+        return [*super().command(data), *files]
+
+
+class PostgreSQLWithTLS(WithTLS, PostgreSQL):
+    def command(self, data: Path) -> Sequence[object]:
+        settings = (
+            "ssl=on",
+            f"ssl_cert_file={self.directory / 'cert.pem'}",
+            f"ssl_key_file={self.directory / 'key.pem'}",
+        )
+        return [*super().command(data), *(part for setting in settings for part in ("-c", setting))]
+
+
+ENCRYPTED = {
+    "mysql": "SELECT VARIABLE_VALUE <> '' FROM information_schema.SESSION_STATUS WHERE VARIABLE_NAME = 'Ssl_cipher'",
+    "postgresql": "SELECT ssl::int FROM pg_stat_ssl WHERE pid = pg_backend_pid()",
+}
+
+
+@pytest.mark.parametrize(("mode", "encrypted"), [("disable", b"0"), ("prefer", b"1"), ("require", b"1")])
+def test_a_server_that_can_encrypt_does_unless_told_not_to(
+    tls_server: tuple[str, PrivateServer], mode: str, encrypted: bytes
+) -> None:
+    kind, server = tls_server
+    params = server.params(server.new_database(), ssl_mode=mode)
+    assert rows(connectors.get(kind)(params), ENCRYPTED[kind]) == [(encrypted,)]
+
+
+@pytest.mark.parametrize("mode", ["verify-ca", "verify-full"])
+def test_a_certificate_that_nobody_vouches_for_is_refused_when_it_is_to_be_checked(
+    tls_server: tuple[str, PrivateServer], mode: str
+) -> None:
+    kind, server = tls_server
+    assert failure(kind, server.params(server.new_database()), ssl_mode=mode).reason == "tls_failed"

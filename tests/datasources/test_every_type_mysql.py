@@ -153,10 +153,10 @@ def test_every_type_arrives_in_its_canonical_form(
 class OldServer(MySQL):
     """As if the server were older than MySQL 5.5.3, which brought utf8mb4."""
 
-    def _dial(self, host: str, charset: str) -> Any:
+    def _dial(self, host: str, charset: str, seconds: int) -> Any:
         if charset == "utf8mb4":
             raise MySQLdb.OperationalError(ER.UNKNOWN_CHARACTER_SET, "Unknown character set: 'utf8mb4'")
-        return super()._dial(host, charset)
+        return super()._dial(host, charset, seconds)
 
 
 CHINESE = {"utf8mb4": "张三", "utf8": "张三", "gbk": "张三", "gb2312": "张三", "gb18030": "张三", "big5": "三中文"}

@@ -95,7 +95,9 @@ def test_a_source_of_config_yaml_is_read_only(browser: Client) -> None:
 def test_saving_and_testing_says_what_was_found(browser: Client, tmp_path: Path) -> None:
     source = make_source(database=str(make_sqlite_file(tmp_path / "shop.db")))
     url = reverse("admin:datasources_datasource_change", args=[source.pk])
-    page = browser.post(url, form_of(browser, url) | {"datasources_datasource_save_and_test": "1"}, follow=True).content.decode()
+    page = browser.post(
+        url, form_of(browser, url) | {"datasources_datasource_save_and_test": "1"}, follow=True
+    ).content.decode()
     assert "SQLite 3" in page
     source.refresh_from_db()
     assert source.test_ok is True

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import time_machine
@@ -22,7 +23,7 @@ from tests.tasks.test_runtask import add_task, eventually, files_below, last_exe
 NOW = datetime(2025, 8, 12, 4, 0, tzinfo=UTC)  # noon in Shanghai
 
 
-def due_task(next_run_at: datetime, **fields: object) -> ExportTask:
+def due_task(next_run_at: datetime, **fields: Any) -> ExportTask:
     task = make_task(**{"cron": "0 * * * *", **fields})
     ExportTask.objects.filter(pk=task.pk).update(next_run_at=next_run_at)
     task.refresh_from_db()

@@ -1,0 +1,12 @@
+from collections.abc import Iterator
+
+import pytest
+from django.utils import translation
+
+
+@pytest.fixture(autouse=True)
+def english(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Messages in English, whatever the catalogue says: these tests read them."""
+    monkeypatch.setenv("LANGUAGE", "en")
+    with translation.override("en"):
+        yield
