@@ -11,7 +11,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _t
 from django.utils.translation import gettext_lazy as _
 from unfold.decorators import action, display
-from unfold.widgets import UnfoldAdminPasswordWidget
+from unfold.widgets import UnfoldAdminPasswordWidget, UnfoldAdminTextareaWidget
 
 from datasources.connectors.base import ConnectorError
 from datasources.models import DataSource
@@ -32,6 +32,7 @@ class DataSourceForm(forms.ModelForm):  # type: ignore[type-arg]
     class Meta:
         model = DataSource
         fields = "__all__"  # noqa: DJ007  # the admin names them
+        widgets = {"description": UnfoldAdminTextareaWidget(attrs={"rows": 2})}
 
     def clean_password(self) -> str:
         return str(self.cleaned_data["password"]) or self.instance.password

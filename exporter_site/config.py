@@ -54,10 +54,13 @@ def is_placeholder(value: str) -> bool:
 
 
 def parse_size(value: object) -> object:
-    """`10MB`, `512 KB`, `1G` or a plain number of bytes, as bytes; anything else goes on to the type check."""
-    if isinstance(value, str) and (match := _SIZE.fullmatch(value)):
-        return int(float(match[1]) * 1024 ** " KMG".index(match[2].upper() or " "))
-    return value
+    """`10MB`, `512 KB`, `1G` or a plain number of bytes, as bytes; other types go on to the type check."""
+    if not isinstance(value, str):
+        return value
+    match = _SIZE.fullmatch(value)
+    if match is None:
+        raise ValueError(_("a size such as 10MB, or a number of bytes"))
+    return int(float(match[1]) * 1024 ** " KMG".index(match[2].upper() or " "))
 
 
 Size = Annotated[int, BeforeValidator(parse_size), Field(gt=0)]
@@ -73,7 +76,7 @@ class Section(BaseModel):
     def _no_truth_values(cls, value: object) -> object:
         # YAML reads `yes` and `on` as true, and pydantic would take that for the number 1.
         if isinstance(value, bool):
-            raise ValueError("a number or a text, not yes/no; put quotes around a text")
+            raise ValueError(_("a number or a text, not yes or no; put quotes around a text"))
         return value
 
 
@@ -229,7 +232,7 @@ def _read_yaml(file: Path, *, must_exist: bool) -> dict[str, Any]:
     except yaml.YAMLError as exc:
         mark = getattr(exc, "problem_mark", None)
         line = mark.line + 1 if mark else "?"
-        problem = getattr(exc, "problem", "")
+        problem = getattr(exc, "problem", "") or getattr(exc, "reason", "")
         raise ConfigError(
             _("{file}, line {line}: this is not valid YAML ({problem}).").format(
                 file=file.name, line=line, problem=problem
@@ -283,7 +286,7 @@ def _check_section(section: object, name: str, file: str) -> None:
     if not isinstance(section, dict):
         raise ConfigError(
             _("{file}: `{key}` has a wrong value. Expected: {expected}.").format(
-                file=file, key=name, expected=_("a section with keys of its own")
+                file=file, key=name, expected=_("a section with keys below it")
             )
         )
 
@@ -304,6 +307,8 @@ def _apply_environment(raw: dict[str, Any], environ: Mapping[str, str], file: st
             raise ConfigError(
                 _("The environment variable {name} is not of the form EXPORTER_<SECTION>__<KEY>.").format(name=name)
             )
+        if section not in raw:
+            names[section,] = (name, section)
         target = raw.setdefault(section, {})
         _check_section(target, section, file)
         path = [section]

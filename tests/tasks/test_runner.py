@@ -83,7 +83,7 @@ def sessions(source: DataSource, request: pytest.FixtureRequest) -> Callable[[st
     if source.kind == "sqlite":
         return lambda label: []
     server = request.getfixturevalue("mariadb" if source.kind == "mysql" else "postgresql")
-    return lambda label: server.running(label)  # type: ignore[no-any-return]
+    return lambda label: server.running(label)
 
 
 def test_the_file_holds_exactly_the_rows_of_the_database(source: DataSource) -> None:
