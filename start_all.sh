@@ -271,12 +271,15 @@ stop() {
 # The scheduler waits for its exports as long as scheduler.drain_timeout says; then it stops them, and they need a
 # moment to put their files away. Ctrl-C here is its second signal: at once.
 stop_scheduler() {
-  local pid=$1 exports="" now idle=0 told=no
+  local pid=$1 child exports="" now idle=0 told=no
   kill -TERM "$pid" 2>/dev/null || true
   trap 'kill -TERM '"$pid"' 2>/dev/null || true' INT
   while is_ours "$pid" && ((idle < 75)); do # 75 × 0.2 s without an export: it hangs
-    now=$(children_of "$pid")
-    exports="$exports $now"
+    now=""
+    for child in $(children_of "$pid"); do
+      if is_ours "$child"; then now="$now $child"; fi # not the dead ones that nobody has taken note of
+    done
+    exports="$exports$now"
     if [[ -n "$now" ]]; then idle=0; else idle=$((idle + 1)); fi
     if [[ -n "$now" && $told == no ]]; then
       told=yes

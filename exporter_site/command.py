@@ -13,7 +13,7 @@ from unicodedata import east_asian_width
 from django.core.exceptions import NON_FIELD_ERRORS, ValidationError
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.core.serializers.json import DjangoJSONEncoder
-from django.db import InterfaceError, OperationalError
+from django.db import InterfaceError, OperationalError, ProgrammingError
 from django.utils.translation import gettext as _
 
 from exporter_site.redact import redact
@@ -75,12 +75,15 @@ class ExporterCommand(BaseCommand):
             super().run_from_argv(argv)
         except KeyboardInterrupt:
             sys.exit(1)
-        except (OperationalError, InterfaceError) as exc:
+        except (OperationalError, InterfaceError, ProgrammingError) as exc:
             logger.info(
                 "the system database failed", exc_info=True
             )  # the file has the details, the terminal a sentence
             sys.stderr.write(
-                _("The system database can't be used: {error}").format(error=redact(str(exc)).strip()) + "\n"
+                _(
+                    "The system database can't be used: {error} Is it reachable, and did “manage.py migrate” run?"
+                ).format(error=redact(str(exc)).strip())
+                + "\n"
             )
             sys.exit(1)
 

@@ -285,12 +285,12 @@ class MySQL(Connector):
         return str(self._thread_id) if self._conn is not None else ""
 
     def _interrupt(self) -> None:
-        if self._conn is None:
-            return
-        self._kill_from_outside(self._thread_id)
         with self._closing:
-            if self._conn is not None:  # else its descriptor may belong to somebody else by now
-                shut_down(self._descriptor)
+            if self._conn is None:  # its descriptor may belong to somebody else by now
+                return
+            shut_down(self._descriptor)
+        # Behind it: to a server that does not answer it takes a while, and the reader must not wait for that.
+        self._kill_from_outside(self._thread_id)
 
     def _kill_from_outside(self, thread: int) -> None:
         try:
@@ -309,7 +309,7 @@ class MySQL(Connector):
             conn, self._conn = self._conn, None
         if conn is None:
             return
-        if self._unfinished:
+        if self._unfinished and not self._cancelled.is_set():  # cancel() ends the query itself
             # Closing the result first would read all remaining rows: hours for a huge table.
             self._unfinished = False
             self._kill_from_outside(self._thread_id)

@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 from django.utils.translation import gettext as _
 from psycopg import pq
-from psycopg.generators import fetch, send
+from psycopg.generators import execute, fetch, send
 
 from datasources.connectors.base import (
     Batch,
@@ -148,15 +148,23 @@ class PostgreSQL(Connector):
     def _describe(self, statement: str) -> tuple[Column, ...]:
         """The columns of `statement`, which is parsed and not run. What gives no rows is refused here."""
         pgconn = self._open.pgconn
-        prepared = pgconn.prepare(b"", statement.encode())
-        if prepared.status != pq.ExecStatus.COMMAND_OK:
-            raise psycopg.errors.error_from_result(prepared)
-        described = pgconn.describe_prepared(b"")
+        # Not prepare() and describe_prepared(): they hold Python's lock while the server is silent.
+        pgconn.send_prepare(b"", statement.encode())
+        self._answer()
+        pgconn.send_describe_prepared(b"")
+        described = self._answer()
         if described.nfields == 0:
             raise ConnectorError("sql_error", _("The statement gives no rows. Write a SELECT."))
         own = {oid for i in range(described.nfields) if not psycopg.adapters.types.get(oid := described.ftype(i))}
         names = self._type_names(own) if own else {}
         return tuple(_column(described, i, names) for i in range(described.nfields))
+
+    def _answer(self) -> Any:
+        """The result of the command that was sent last."""
+        [result] = self._open.wait(execute(self._open.pgconn))
+        if result.status != pq.ExecStatus.COMMAND_OK:
+            raise psycopg.errors.error_from_result(result)
+        return result
 
     def _type_names(self, oids: set[int]) -> dict[int, str]:
         """The names of types that are not PostgreSQL's own: enums, composites, those of extensions."""

@@ -247,7 +247,8 @@ def clock(values: list[Cell], styles: Styles, fidelity: "Counter[str]") -> Cells
 
     def one(value: bytes) -> bytes:
         microseconds = _microseconds(value)
-        if microseconds is None or len(value) > 15:
+        # Excel has no times with an offset.
+        if microseconds is None or b"+" in value or b"-" in value:
             return _stray(value, "time_as_text", styles, fidelity)
         if microseconds % 1000:
             fidelity["sub_millisecond"] += 1

@@ -4,6 +4,7 @@ NULL is an empty field, an empty text is "". In a result of one column NULL is "
 readers.
 """
 
+import string
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +15,7 @@ _BOM = b"\xef\xbb\xbf"
 _SPECIAL = b'",\r\n'
 # A spreadsheet takes what begins so for a formula (OWASP, CSV injection).
 _FORMULA_STARTS = (b"=", b"+", b"-", b"@", b"\t", b"\r")
+_HARMLESS = b"-+:. " + string.digits.encode() + string.ascii_letters.encode()
 _BOOLEANS = {b"t": b"TRUE", b"f": b"FALSE"}
 _TEXTUAL = (ColumnType.TEXT, ColumnType.BINARY)
 
@@ -51,12 +53,12 @@ class CsvWriter(Writer):
         if as_text or column.type in _TEXTUAL:
             return self._texts(values)
         if column.type is ColumnType.BOOLEAN:
-            return [_BOOLEANS.get(value, value) if value is not None else b"" for value in values]
-        if column.type is ColumnType.INSTANT:
-            return [_without_offset(value) if value is not None else b"" for value in values]
+            values = [_BOOLEANS.get(value, value) if value is not None else None for value in values]
+        elif column.type is ColumnType.INSTANT:
+            values = [_without_offset(value) if value is not None else None for value in values]
         # Numbers and times hold neither commas nor quotes; a text that strayed in (SQLite) may.
         joined = b"".join(value for value in values if value)
-        if joined.translate(None, b"0123456789-+:. eE"):
+        if joined.translate(None, _HARMLESS):
             return self._texts(values, guard=False)
         return [value if value is not None else b"" for value in values]
 

@@ -4,7 +4,7 @@ import pytest
 from django.utils import translation
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def english(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Messages in English, whatever the catalogue says: these tests read them."""
     monkeypatch.setenv("LANGUAGE", "en")

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.django_db
     ("field", "value", "words"),
     [
         ("sql", "DELETE FROM t", "DELETE"),
-        ("sql", "SELECT 1; DROP TABLE t", ";"),
+        ("sql", "SELECT 1; DROP TABLE t", "多条语句"),
         ("sql", "SELECT {{ dss }}", "ds"),
         ("sql", "SELECT * FROM `t_{{ ds }}`", "{{"),
         ("cron", "0 9 * *", "5"),

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-import openpyxl
-from openpyxl.cell.cell import Cell as SheetCell
+import openpyxl  # type: ignore[import-untyped]
+from openpyxl.cell.cell import Cell as SheetCell  # type: ignore[import-untyped]
 from python_calamine import CalamineWorkbook
 
 from datasources.connectors.base import Batch, Cell, Column, ColumnType
@@ -89,7 +89,8 @@ def column_values(path: Path) -> list[Any]:
 
 
 def calamine_rows(path: Path, sheet: int = 0) -> list[list[Any]]:
-    return CalamineWorkbook.from_path(path).get_sheet_by_index(sheet).to_python(skip_empty_area=False)
+    with CalamineWorkbook.from_path(path) as book:
+        return book.get_sheet_by_index(sheet).to_python(skip_empty_area=False)
 
 
 def calamine_column(path: Path) -> list[Any]:
@@ -109,7 +110,9 @@ def raw_values(path: Path) -> list[str | None]:
     """What stands in the first column's cells, letter for letter, before any reader interprets it."""
     rows = sheet_xml(path).iter(f"{MAIN}row")
     cells = [next(iter(row)) for row in rows][1:]
-    return [next((node.text or "" for node in cell.iter() if node.tag in (f"{MAIN}v", f"{MAIN}t")), None) for cell in cells]
+    return [
+        next((node.text or "" for node in cell.iter() if node.tag in (f"{MAIN}v", f"{MAIN}t")), None) for cell in cells
+    ]
 
 
 def small_sheets(directory: Path, columns: Sequence[Column], max_rows: int) -> XlsxWriter:

@@ -72,7 +72,9 @@ def test_an_empty_batch_changes_nothing(tmp_path: Path, kind: str) -> None:
 def test_parts_are_whole_files_within_the_limit(tmp_path: Path, kind: str, limit: int) -> None:
     writer = make_writer(tmp_path, COLUMNS, kind, max_file_size=limit)
     # As connectors do it: the first batch is small, the next ones grow, then the rows turn out to be wide.
-    for number, (rows, width) in enumerate([(64, 20), (256, 20), (1024, 20), (3000, 20), *[(3000, 170)] * 9, (300, 9000)]):
+    for number, (rows, width) in enumerate(
+        [(64, 20), (256, 20), (1024, 20), (3000, 20), *[(3000, 170)] * 9, (300, 9000)]
+    ):
         writer.write(noise(rows, width, number))
     parts = writer.finish()
     assert len(parts) > 1
@@ -95,7 +97,8 @@ def test_one_row_larger_than_the_limit_is_a_part_of_its_own(tmp_path: Path, kind
     writer.write(noise(5, 30_000, 1))
     writer.write(noise(40, 30_000, 2))
     parts = writer.finish()
-    assert sum(part.rows for part in parts) == 45 and all(part.rows for part in parts)
+    assert sum(part.rows for part in parts) == 45
+    assert all(part.rows for part in parts)
 
 
 @pytest.mark.parametrize("stage", ["before", "header", "midway", "between parts", "finished", "twice"])
@@ -108,7 +111,8 @@ def test_abort_leaves_nothing_at_any_time(tmp_path: Path, kind: str, stage: str)
     writer.abort()
     if stage == "twice":
         writer.abort()
-    assert list(tmp_path.iterdir()) == [] and writer.parts == []
+    assert list(tmp_path.iterdir()) == []
+    assert writer.parts == []
 
 
 def test_a_file_that_is_there_already_is_never_written_into(tmp_path: Path, kind: str) -> None:
@@ -131,7 +135,8 @@ def test_a_link_is_never_followed(tmp_path: Path, kind: str, exists: bool) -> No
     writer = make_writer(inside, COLUMNS, kind)
     with pytest.raises(FileExistsError):
         writer.write(noise(1, 10, 1))
-    assert target.exists() is exists and (not exists or target.read_text() == "precious")
+    assert target.exists() is exists
+    assert not exists or target.read_text() == "precious"
 
 
 FULL_DISK = """
@@ -165,7 +170,8 @@ def test_a_full_disk_is_an_oserror_and_abort_leaves_nothing(tmp_path: Path, kind
         text=True,
         check=True,
     )
-    assert done.stdout.splitlines() == ["OSError 27", "[]"] and done.stderr == ""
+    assert done.stdout.splitlines() == ["OSError 27", "[]"]
+    assert done.stderr == ""
 
 
 def test_options_are_checked_by_name_and_value(tmp_path: Path, kind: str) -> None:
@@ -187,5 +193,6 @@ def test_every_code_of_fidelity_has_words(tmp_path: Path, kind: str) -> None:
     types = list(ColumnType)
     columns = [Column(type_.value, type_) for type_ in types]
     written = write(tmp_path, columns, [strange for _type in types], kind=kind)
-    assert written.fidelity.keys() <= FIDELITY.keys() and all(written.fidelity.values())
+    assert written.fidelity.keys() <= FIDELITY.keys()
+    assert all(written.fidelity.values())
     assert all(str(words) for words in FIDELITY.values())
