@@ -4,7 +4,7 @@
 set -euo pipefail
 
 # shellcheck source=deploy/bootstrap.sh
-source "$(dirname "${BASH_SOURCE[0]}")/deploy/bootstrap.sh"
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/deploy/bootstrap.sh"
 cd "$ROOT"
 
 ALLOW_MISSING=no
@@ -20,8 +20,8 @@ main() {
   # The checks below read settings: they shall not find this installation's, nor make keys or logs here.
   SCRATCH=$(mktemp -d)
   trap 'rm -rf "$SCRATCH"' EXIT
-  run "ruff check" "$PYTHON" -m ruff check .
-  run "ruff format" "$PYTHON" -m ruff format --check .
+  run "ruff check" "$PYTHON" -m ruff check --extend-exclude .venv .
+  run "ruff format" "$PYTHON" -m ruff format --check --extend-exclude .venv .
   run "mypy" in_scratch "$PYTHON" -m mypy .
   run "manage.py check" in_scratch "$PYTHON" manage.py check
   run "makemigrations --check" in_scratch "$PYTHON" manage.py makemigrations --check --dry-run

@@ -4,7 +4,7 @@
 set -euo pipefail
 
 # shellcheck source=deploy/bootstrap.sh
-source "$(dirname "${BASH_SOURCE[0]}")/deploy/bootstrap.sh"
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/deploy/bootstrap.sh"
 cd "$ROOT"
 
 RUN_DIR="$ROOT/data/run"

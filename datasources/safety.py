@@ -105,12 +105,25 @@ def _check_tokens(sql: str, found: list[Token], dialect: Dialect) -> None:
                     line=line, word=token.text
                 )
             )
+    if dialect.dollar_quotes:
+        _check_escaped_names(sql, found)
     words = (token.text for token in found if token.kind not in (Kind.SPACE, Kind.COMMENT) and token.text != "(")
     first = next(words, "").upper()
     if first not in _FIRST_WORDS:
         raise UnsafeSQL(
             _("The SQL begins with “{word}”. A task only reads: begin with SELECT or WITH.").format(word=first[:30])
         )
+
+
+def _check_escaped_names(sql: str, found: list[Token]) -> None:
+    # U&"pg\005fread\005ffile" is pg_read_file for PostgreSQL, and three harmless tokens for the parser.
+    for prefix, ampersand, name in zip(found, found[1:], found[2:], strict=False):
+        if prefix.text.upper() == "U" and ampersand.text == "&" and name.kind is Kind.QUOTED_NAME:
+            raise UnsafeSQL(
+                _("Line {line}: a name written with U& escapes can't be checked. Write its characters.").format(
+                    line=line_of(sql, prefix.start)
+                )
+            )
 
 
 def _plain_text(found: list[Token]) -> str:
@@ -143,7 +156,7 @@ def _check_tree(sql: str, dialect: Dialect) -> None:
                     clause=type(node).__name__.upper()
                 )
             )
-        name = _function_name(node)
+        name = _function_name(node, dialect)
         if name and _FORBIDDEN_FUNCTIONS.fullmatch(name):
             raise UnsafeSQL(
                 _(
@@ -152,11 +165,16 @@ def _check_tree(sql: str, dialect: Dialect) -> None:
             )
 
 
-def _function_name(node: exp.Expr) -> str:
+def _function_name(node: exp.Expr, dialect: Dialect) -> str:
     if isinstance(node, exp.Anonymous):
         return str(node.name)
     if isinstance(node, exp.Func):
         return str(node.sql_name())
+    # PostgreSQL calls f(x) for x.f, too.
+    if dialect.dollar_quotes and isinstance(node, exp.Dot) and isinstance(node.expression, exp.Identifier):
+        return str(node.expression.name)
+    if dialect.dollar_quotes and isinstance(node, exp.Column) and node.table:
+        return str(node.name)
     return ""
 
 

@@ -30,6 +30,7 @@ class Dialect:
     hash_comments: bool = False
     dash_comment_needs_space: bool = False
     nested_comments: bool = False
+    carriage_return_ends_comment: bool = False
     dollar_quotes: bool = False
     brackets_quote_names: bool = False
 
@@ -42,7 +43,9 @@ MYSQL = Dialect(
     hash_comments=True,
     dash_comment_needs_space=True,
 )
-POSTGRESQL = Dialect("postgresql", "postgres", nested_comments=True, dollar_quotes=True)
+POSTGRESQL = Dialect(
+    "postgresql", "postgres", nested_comments=True, carriage_return_ends_comment=True, dollar_quotes=True
+)
 SQLITE = Dialect("sqlite", "sqlite", brackets_quote_names=True)
 
 
@@ -63,10 +66,12 @@ class Token:
     start: int
 
 
-_SPACE = re.compile(r"\s+")
-_WORD = re.compile(r"[\w$]+")
+# Of ASCII only, as for every server: to them all other characters are letters, U+00A0 and U+3000 too.
+_BLANKS = " \t\n\r\f\v"
+_SPACE = re.compile(f"[{_BLANKS}]+")
+_WORD = re.compile(r"(?:[\w$]|[^\x00-\x7f])+")
 _NAME = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
-_DOLLAR_QUOTE = re.compile(r"\$(?:[^\W\d]\w*)?\$")
+_DOLLAR_QUOTE = re.compile(r"\$(?:(?:[A-Za-z_]|[^\x00-\x7f])(?:\w|[^\x00-\x7f])*)?\$")
 
 
 def tokens(sql: str, dialect: Dialect) -> Iterator[Token]:
@@ -75,9 +80,18 @@ def tokens(sql: str, dialect: Dialect) -> Iterator[Token]:
         raise SQLTextError(_("The SQL holds a NUL character. Remove it."))
     position = 0
     word = ""
+    escaped = False  # the last token but blanks and comments is an E'…'
     while position < len(sql):
         kind, end = _next(sql, position, dialect, word)
         token = Token(kind, sql[position:end], position)
+        if kind not in (Kind.SPACE, Kind.COMMENT):
+            if escaped and kind is Kind.TEXT:
+                raise SQLTextError(
+                    _("Line {line}: a text right behind an E'…' would be its continuation. Join them with ||.").format(
+                        line=line_of(sql, position)
+                    )
+                )
+            escaped = kind is Kind.TEXT and dialect.dollar_quotes and word.upper() == "E"
         word = token.text if kind is Kind.WORD else ""
         yield token
         position = end
@@ -93,15 +107,15 @@ def _next(sql: str, at: int, dialect: Dialect, word_before: str) -> tuple[Kind, 
         raise SQLTextError(_("Line {line}: `{{{{` without `}}}}`.").format(line=line_of(sql, at)))
     if pair == "--":
         following = sql[at + 2 : at + 3]
-        if not dialect.dash_comment_needs_space or not following or following.isspace():
-            return Kind.COMMENT, _end_of_line(sql, at)
+        if not dialect.dash_comment_needs_space or not following or following in _BLANKS:
+            return Kind.COMMENT, _end_of_line(sql, at, dialect)
         raise SQLTextError(
             _(
                 "Line {line}: MySQL reads `--` as a comment only when a space follows. Write `-- ` for a comment, `- -` for arithmetic."
             ).format(line=line_of(sql, at))
         )
     if char == "#" and dialect.hash_comments:
-        return Kind.COMMENT, _end_of_line(sql, at)
+        return Kind.COMMENT, _end_of_line(sql, at, dialect)
     if pair == "/*":
         return Kind.COMMENT, _end_of_block_comment(sql, at, nested=dialect.nested_comments)
     if char == "'":
@@ -126,9 +140,9 @@ def _next(sql: str, at: int, dialect: Dialect, word_before: str) -> tuple[Kind, 
     return Kind.OTHER, at + 1
 
 
-def _end_of_line(sql: str, at: int) -> int:
-    end = sql.find("\n", at)
-    return len(sql) if end < 0 else end
+def _end_of_line(sql: str, at: int, dialect: Dialect) -> int:
+    ends = (sql.find(end, at) for end in ("\n\r" if dialect.carriage_return_ends_comment else "\n"))
+    return min((end for end in ends if end >= 0), default=len(sql))
 
 
 def _end_of_block_comment(sql: str, at: int, *, nested: bool) -> int:

@@ -39,14 +39,18 @@ class SecretField(_EncryptedText):
         return fernet()  # Not cached: rotatekeys and tests change the keys of a running process.
 
     def get_db_prep_save(self, value: Any, connection: BaseDatabaseWrapper) -> Any:
+        _refuse_clear_text(value)
         if hasattr(value, "resolve_expression"):
-            if isinstance(value, models.Value):
-                raise ValueError("Value() would store the secret in clear text; assign the string itself.")
             # bulk_update() passes CASE expressions; the library would encrypt their text and lose the secret.
             return value
         if isinstance(value, Undecryptable):
             return connection.Database.Binary(value.stored)  # type: ignore[attr-defined]
         return super().get_db_prep_save(value, connection)
+
+    def get_placeholder(self, value: Any, compiler: Any, connection: BaseDatabaseWrapper) -> str:
+        # UPDATE compiles an expression without asking get_db_prep_save() for its value.
+        _refuse_clear_text(value)
+        return "%s"
 
     def from_db_value(self, value: Any, expression: Any, connection: BaseDatabaseWrapper, *args: Any) -> str | None:
         if value is None:
@@ -61,6 +65,11 @@ class SecretField(_EncryptedText):
 
     def value_to_string(self, obj: models.Model) -> str:
         return ""  # dumpdata writes files: secrets stay out of them.
+
+
+def _refuse_clear_text(value: Any) -> None:
+    if isinstance(value, models.Value):
+        raise ValueError("Value() would store the secret in clear text; assign the string itself.")
 
 
 def rotate(model: type[models.Model]) -> int:

@@ -169,7 +169,6 @@ LANGUAGE_CODE = cli_language()
 LOCALE_PATHS = [BASE_DIR / "locale"]
 TIME_ZONE = CONFIG.scheduler.timezone
 USE_TZ = True
-USE_THOUSAND_SEPARATOR = True
 
 STATIC_URL = "static/"
 STATIC_ROOT = BASE_DIR / "staticfiles"

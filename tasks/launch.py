@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from django.db import transaction
 from django.utils.translation import gettext as _
 
 from tasks import runner
@@ -82,17 +83,8 @@ def launch(request: Request, on_progress: Callable[[runner.Progress], None]) -> 
     if request.output:
         check_output(request.output)
     Scheduler(workers=1).reap()  # a run whose process was killed would otherwise hold the task for ever
-    queued = Execution.objects.enqueue(
-        task,
-        trigger=Trigger.CLI,
-        planned_at=request.planned_at,
-        params=typed_params(task, request.params),
-        format=request.format,
-        notify=request.notify,
-    )
-    execution = Execution.objects.claim(queued.pk, worker=worker_name())
+    execution = _claim_new(request)
     if execution is None:
-        Execution.objects.skip(queued.pk, "overlap")
         raise LaunchError(
             _("“{name}” is running already. Wait for it, cancel it, or allow parallel runs in the task.").format(
                 name=task.name
@@ -103,6 +95,25 @@ def launch(request: Request, on_progress: Callable[[runner.Progress], None]) -> 
     if paths and request.output:
         paths = copy_to(paths, request.output)
     return execution, [str(path) for path in paths]
+
+
+def _claim_new(request: Request) -> Execution | None:
+    """A new run that this process holds; None, and a skipped row, when another run of the task is going on."""
+    task = request.task
+    # In one transaction: a scheduler must not see the row while it is queued, and take it.
+    with transaction.atomic():
+        queued = Execution.objects.enqueue(
+            task,
+            trigger=Trigger.CLI,
+            planned_at=request.planned_at,
+            params=typed_params(task, request.params),
+            format=request.format,
+            notify=request.notify,
+        )
+        execution = Execution.objects.claim(queued.pk, worker=worker_name())
+        if execution is None:
+            Execution.objects.skip(queued.pk, "overlap")
+    return execution
 
 
 def check_output(output: Path) -> None:

@@ -56,7 +56,10 @@ def upcoming(cron: str, timezone: str, after: datetime) -> Iterator[datetime]:
     (Debian cron's rules, which cronsim follows).
     """
     for moment in CronSim(cron, after.astimezone(ZoneInfo(timezone))):
-        yield moment.astimezone(UTC)
+        instant = moment.astimezone(UTC)
+        # Asked within a repeated hour, cronsim names the first 01:30, which is over.
+        if instant > after:
+            yield instant
 
 
 def next_run(cron: str, timezone: str, after: datetime) -> datetime | None:

@@ -13,7 +13,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import NamedTuple
 
-import openpyxl  # type: ignore[import-untyped]
+import openpyxl
 import python_calamine
 
 from datasources.connectors.base import Cell, Column, ColumnType
@@ -21,7 +21,7 @@ from tasks.writers.base import Writer
 
 _FIRST_EXCEL_DAY = date(1900, 3, 1)
 _TIME = re.compile(r"(\d\d):(\d\d):(\d\d)(?:\.(\d{1,6}))?")
-_OFFSET = re.compile(r"[+-]\d\d(?::\d\d){0,2}$")
+_OFFSET = re.compile(r"[+-]\d\d(?::\d\d){0,2}(?=$| BC$)")
 _UNWRITABLE = re.compile("[\x00-\x08\x0b-\x1f\ufffe\uffff]|_(?=x[0-9A-Fa-f]{4}_)")
 _CLOSE = timedelta(milliseconds=1)  # the readers round what Excel stores as a double to milliseconds
 

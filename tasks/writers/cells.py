@@ -172,6 +172,7 @@ _BEHIND_SECONDS = re.compile(rb"(?:\.(\d{1,6}))?(?:[+-]\d\d(?::?\d\d){0,2})?")
 # In microseconds. Two small tables stay in the processor's cache; one of all 86,400 times would not.
 _MINUTES = {b"%02d:%02d" % divmod(minute, 60): minute * 60_000_000 for minute in range(24 * 60)}
 _SECONDS = {b":%02d" % second: second * 1_000_000 for second in range(60)}
+_BEHIND_DATE = {separator + minute: time for separator in (b" ", b"T") for minute, time in _MINUTES.items()}
 
 
 @lru_cache(maxsize=16_384)
@@ -188,37 +189,12 @@ def _day_number(value: Cell) -> bytes | None:
 
 
 @lru_cache(maxsize=1024)
-def _fraction(value: bytes) -> int | None:
-    """The microseconds in [.ffffff][+HH[:MM]], which stands behind HH:MM:SS; None for anything else."""
+def _fraction(value: bytes) -> int:
+    """The microseconds in [.ffffff][+HH[:MM]], which stands behind HH:MM:SS. Raises ValueError for anything else."""
     match = _BEHIND_SECONDS.fullmatch(value)
     if match is None:
-        return None
+        raise ValueError(value)
     return int(match[1].ljust(6, b"0")) if match[1] else 0
-
-
-def _microseconds(value: bytes) -> int | None:
-    """Microseconds since midnight of HH:MM:SS[.ffffff], with or without an offset; None for what is no time of day."""
-    try:
-        seconds = _MINUTES[value[:5]] + _SECONDS[value[5:8]]
-    except KeyError:
-        return None
-    if len(value) == 8:
-        return seconds
-    fraction = _fraction(value[8:])
-    return None if fraction is None else seconds + fraction
-
-
-def day(values: list[Cell], styles: Styles, fidelity: "Counter[str]") -> Cells:
-    prefix, suffix = _number_cells(styles.value)
-    numbers = list(map(_day_number, values))
-    if None not in numbers:
-        return Cells(prefix, numbers, suffix)  # type: ignore[arg-type]  # no None in it
-
-    def one(value: bytes) -> bytes:
-        number = _day_number(value)
-        return prefix + number + suffix if number else _stray(value, "date_as_text", styles, fidelity)
-
-    return _per_cell(values, one)
 
 
 def _parts_of_day(microseconds: int) -> int:
@@ -232,11 +208,16 @@ def moment(values: list[Cell], styles: Styles, fidelity: "Counter[str]") -> Cell
 
     def one(value: bytes) -> bytes:
         number = _day_number(value[:10])
-        microseconds = _microseconds(value[11:]) if len(value) > 10 else 0
-        if number is None or microseconds is None or value[10:11] not in (b" ", b"T", b""):
+        try:
+            microseconds = _BEHIND_DATE[value[10:16]] + _SECONDS[value[16:19]] if len(value) > 10 else 0
+            if len(value) > 19:
+                microseconds += _fraction(value[19:])
+                if microseconds % 1000 and number:
+                    fidelity["sub_millisecond"] += 1
+        except (KeyError, ValueError):
+            number = None
+        if number is None:
             return _stray(value, "date_as_text", styles, fidelity)
-        if microseconds % 1000:
-            fidelity["sub_millisecond"] += 1
         return b"%b%b.%012d%b" % (prefix, number, _parts_of_day(microseconds), suffix)
 
     return _per_cell(values, one)
@@ -246,9 +227,11 @@ def clock(values: list[Cell], styles: Styles, fidelity: "Counter[str]") -> Cells
     prefix, suffix = _number_cells(styles.value)
 
     def one(value: bytes) -> bytes:
-        microseconds = _microseconds(value)
-        # Excel has no times with an offset.
-        if microseconds is None or b"+" in value or b"-" in value:
+        try:
+            microseconds = _MINUTES[value[:5]] + _SECONDS[value[5:8]] + _fraction(value[8:])
+        except (KeyError, ValueError):
+            return _stray(value, "time_as_text", styles, fidelity)
+        if b"+" in value or b"-" in value:  # Excel has no times with an offset.
             return _stray(value, "time_as_text", styles, fidelity)
         if microseconds % 1000:
             fidelity["sub_millisecond"] += 1

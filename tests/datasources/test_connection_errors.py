@@ -230,33 +230,34 @@ def tls_server(
     server.stop()
 
 
-class WithTLS(PrivateServer):
+def put_certificate(server: PrivateServer, certificate: tuple[bytes, bytes]) -> None:
+    for name, content in zip(("cert.pem", "key.pem"), certificate, strict=True):
+        file = server.directory / name
+        file.write_bytes(content)
+        file.chmod(0o600)
+        server.user.own(file)
+
+
+class MariaDBWithTLS(MariaDB):
     def __init__(self, certificate: tuple[bytes, bytes]) -> None:
         super().__init__()
-        self._pem = certificate
+        self._certificate = certificate
 
-    def create_data_directory(self, data: Path) -> None:
-        super().create_data_directory(data)
-        for name, content in zip(("cert.pem", "key.pem"), self._pem, strict=True):
-            file = self.directory / name
-            file.write_bytes(content)
-            file.chmod(0o600)
-            self.user.own(file)
-
-
-class MariaDBWithTLS(WithTLS, MariaDB):
     def command(self, data: Path) -> Sequence[object]:
+        put_certificate(self, self._certificate)
         files = (f"--ssl-cert={self.directory / 'cert.pem'}", f"--ssl-key={self.directory / 'key.pem'}")
         return [*super().command(data), *files]
 
 
-class PostgreSQLWithTLS(WithTLS, PostgreSQL):
+class PostgreSQLWithTLS(PostgreSQL):
+    def __init__(self, certificate: tuple[bytes, bytes]) -> None:
+        super().__init__()
+        self._certificate = certificate
+
     def command(self, data: Path) -> Sequence[object]:
-        settings = (
-            "ssl=on",
-            f"ssl_cert_file={self.directory / 'cert.pem'}",
-            f"ssl_key_file={self.directory / 'key.pem'}",
-        )
+        put_certificate(self, self._certificate)
+        files = {"ssl_cert_file": self.directory / "cert.pem", "ssl_key_file": self.directory / "key.pem"}
+        settings = ("ssl=on", *(f"{name}={file}" for name, file in files.items()))
         return [*super().command(data), *(part for setting in settings for part in ("-c", setting))]
 
 

@@ -1,6 +1,6 @@
 """Only one plain reading query passes, whatever is tried; and what analysts really write passes too."""
 
-from collections.abc import Iterator
+import time
 from pathlib import Path
 from typing import Any
 
@@ -86,9 +86,13 @@ HOSTILE_MYSQL = (
     "SELECT 'a\\' INTO OUTFILE \\'{file}",
     "SELECT '\\\\' INTO OUTFILE '{file}'",
     "SELECT \"\\\\\" INTO OUTFILE '{file}'",
+    # To the server U+00A0 is a letter: no comment begins here.
+    "SELECT 1 --\u00a01 INTO OUTFILE '{file}'\nFROM (SELECT 1 AS `\u00a01`) t",
+    "SELECT 1 --\u30001 INTO OUTFILE '{file}'\nFROM (SELECT 1 AS `\u30001`) t",
+    "SELECT 1 --\x011 INTO OUTFILE '{file}'",
     "SELECT 1 INTO @a",
     "SELECT id INTO @a FROM facts LIMIT 1",
-    "SELECT @a := 1",
+    "SELECT /* /* */ 1; DROP TABLE facts; -- */",
     "SELECT LOAD_FILE('/etc/passwd')",
     "SELECT load_file ('/etc/passwd')",
     "SELECT `load_file`('/etc/passwd')",
@@ -141,6 +145,18 @@ HOSTILE_POSTGRESQL = (
     "SELECT \"pg_read_file\"('/etc/passwd')",
     "SELECT pg_catalog.\"pg_read_file\"('/etc/passwd')",
     "SELECT U&\"pg\\005fread\\005ffile\"('/etc/passwd')",
+    "SELECT ('/etc/passwd'::text).pg_read_file",
+    "SELECT ('/etc/passwd'::text).\"pg_read_file\"",
+    "SELECT f.pg_read_file FROM unnest(ARRAY['/etc/passwd']) AS f",
+    "SELECT (f.a).pg_read_file FROM (VALUES ('/etc/passwd')) AS f(a)",
+    "SELECT * FROM ROWS FROM (pg_read_file('/etc/passwd')) AS t",
+    # A carriage return ends a comment in PostgreSQL.
+    "SELECT 1 -- x\r, pg_read_file('/etc/passwd')",
+    # A text in the next line goes on with the escapes of the first.
+    "SELECT E'a'\n'\\' || ' || pg_read_file($$/etc/passwd$$) --'",
+    "SELECT E'a' -- x\n'\\' , ' , pg_read_file($$/etc/passwd$$) --'",
+    "SELECT 1 AS €$$ , pg_read_file('/etc/passwd') AS b$$",
+    "SELECT $😀$ ' $😀$ , pg_read_file($$/etc/passwd$$) , $😀$ ' $😀$",
     "SELECT pg_stat_file('/etc/passwd')",
     "SELECT pg_file_write('{file}', 'x', false)",
     "SELECT lo_import('/etc/passwd')",
@@ -177,8 +193,9 @@ HOSTILE_POSTGRESQL = (
     "SELECT '\\'; DROP TABLE facts; --'",
     "SELECT E'\\''; DROP TABLE facts; --'",
     "SELECT E'\\\\'; DROP TABLE facts; --'",
-    "SELECT /* /* */ 1; DROP TABLE facts; -- */",
     "SELECT 1 /* /* */",
+    "SELECT u & \"pg_read_file\"('/etc/passwd')",
+    "SELECT u&\"pg!005fread!005ffile\" UESCAPE '!' ('/etc/passwd')",
     "SELECT U&'\\0027'; DROP TABLE facts; --'",
     "SELECT $1",
     "CALL nothing()",
@@ -221,7 +238,7 @@ HOSTILE_SQLITE = (
     "CREATE VIRTUAL TABLE more USING fts5(a)",
     "SELECT [never closed FROM facts",
     "SELECT 'a\\'; DROP TABLE facts; --'",
-    "SELECT 1 /* comment */; DROP TABLE facts",
+    "SELECT /* /* */ 1; DROP TABLE facts; -- */",
     "END",
     "RELEASE a",
 )
@@ -240,8 +257,6 @@ HONEST_EVERYWHERE = (
     "-- report of the month\nSELECT 1",
     "/* report */ SELECT 1 -- of the month",
     "SELECT 1 -- with ; a semicolon and an ' apostrophe",
-    "(SELECT 1)",
-    "((SELECT id FROM facts)) UNION ALL (SELECT 2)",
     "SELECT id FROM facts UNION SELECT 2 ORDER BY 1",
     "WITH x AS (SELECT id FROM facts) SELECT * FROM x",
     "WITH RECURSIVE s(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM s WHERE n < 10) SELECT n FROM s",
@@ -266,7 +281,11 @@ HONEST_EVERYWHERE = (
     "SELECT 1 AS outcome",
     "SELECT lower(name), upper(name), length(name), substr(name, 1, 2), trim(name) FROM facts",
 )
+# SQLite itself knows no parentheses around a whole query.
+HONEST_IN_PARENTHESES = ("(SELECT 1)", "((SELECT id FROM facts)) UNION ALL (SELECT 2)", "(SELECT 1 AS a) ORDER BY a")
 HONEST_MYSQL = (
+    *HONEST_IN_PARENTHESES,
+    "SELECT @rn := @rn + 1 AS rn, f.id FROM facts f, (SELECT @rn := 0) AS start",
     "SELECT DATE_FORMAT(day, '%Y-%m') AS 月份, SUM(amount) FROM facts GROUP BY DATE_FORMAT(day, '%Y-%m')",
     "SELECT `update`, `into`, `订单 号` FROM (SELECT 1 AS `update`, 2 AS `into`, 3 AS `订单 号`) t",
     "SELECT GROUP_CONCAT(DISTINCT name ORDER BY id SEPARATOR ';') FROM facts",
@@ -293,6 +312,8 @@ HONEST_MYSQL = (
     "SELECT id FROM facts WHERE day >= DATE '2024-01-01'",
 )
 HONEST_POSTGRESQL = (
+    *HONEST_IN_PARENTHESES,
+    "SELECT u & 1, U&'\\5F20' FROM (SELECT 1 AS u) AS t",
     "SELECT name::text, amount::numeric(10,2), day::date, '2024-01-01'::timestamptz FROM facts",
     "SELECT to_char(day, 'YYYY-MM'), date_trunc('month', at), extract(year FROM day) FROM facts",
     "SELECT now() - interval '7 days', day + interval '1 month', current_date - 1 FROM facts",
@@ -323,6 +344,10 @@ HONEST_POSTGRESQL = (
     "SELECT json_build_object('a', 1), row_to_json(f) FROM facts f",
     "SELECT pg_size_pretty(1024::bigint), pg_typeof(1)",
     "SELECT count(*) FROM information_schema.tables",
+    "SELECT s.relname, s.n_live_tup FROM pg_catalog.pg_stat_user_tables AS s",
+    "SELECT E'a\\'b' || 'c', E'd'",
+    "SELECT f.id, f.name FROM public.facts AS f",
+    "SELECT 1 -- windows\r\n, 2 -- again\r\n",
 )
 HONEST_SQLITE = (
     "SELECT strftime('%Y-%m', day), date(day, '+1 month'), julianday('now') FROM facts",
@@ -357,24 +382,26 @@ def test_what_analysts_write_is_accepted(dialect: Dialect, sql: str) -> None:
 
 
 def test_a_query_of_absurd_length_or_depth_is_refused_quickly() -> None:
-    for sql in (
-        "SELECT 1" + " " * 300_000,
-        "SELECT " + "(" * 5_000 + "1" + ")" * 5_000,
-        "SELECT " + "1+" * 90_000 + "1",
-    ):
+    for sql in ("SELECT 1" + " " * 300_000, "SELECT " + "(" * 5_000 + "1" + ")" * 5_000):
+        started = time.monotonic()
         with pytest.raises(safety.UnsafeSQL):
             safety.check(sql, MYSQL)
+        assert time.monotonic() - started < 2
+
+
+def test_a_list_of_thousands_of_numbers_is_accepted() -> None:
+    numbers = ",".join(map(str, range(100_000, 105_000)))
+    for dialect in ALL:
+        safety.check(f"SELECT * FROM facts WHERE id IN ({numbers})", dialect)
 
 
 @pytest.fixture(scope="module")
-def scene(
-    mariadb: MariaDB, postgresql: PostgreSQL, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[str, Any]]:
+def scene(mariadb: MariaDB, postgresql: PostgreSQL, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """A bench per dialect, each with a counter beside its facts."""
     benches = {"mysql": MySQLBench(mariadb), "postgresql": PostgreSQLBench(postgresql)}
     for bench in benches.values():
         bench.execute("CREATE SEQUENCE counter")
-    yield {**benches, "sqlite": SQLiteBench(tmp_path_factory.mktemp("hostile") / "facts.db")}
+    return {**benches, "sqlite": SQLiteBench(tmp_path_factory.mktemp("hostile") / "facts.db")}
 
 
 # These the session and the protocol can't stop when an administrator's account is used; the checks before must. They
@@ -404,15 +431,18 @@ def test_nothing_changes_when_hostile_sql_runs_unchecked_as_administrator(
     bench = scene[dialect.name]
     file = server_file(bench, tmp_path)
     before = state(bench)
+    passed = []
     for sql in (sql for known, sql in HOSTILE if known is dialect):
         if any(word in sql for word in NOT_STOPPED_BY_THE_SESSION) or "\0" in sql or "outfile" in sql.lower():
             continue
         try:
             rows(bench.connector("exp:66:1", privileged=True), sql.replace("{file}", str(file)))
+            passed.append(sql)
         except ConnectorError:
-            pass  # refused; what passes must not have done anything either
-        assert state(bench) == before, sql
-        assert not file.exists(), sql
+            pass
+    # What was not refused must not have done anything either.
+    assert state(bench) == before, passed
+    assert not file.exists(), passed
 
 
 @pytest.mark.parametrize("dialect", ALL, ids=lambda dialect: dialect.name)

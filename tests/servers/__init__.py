@@ -114,7 +114,6 @@ class PrivateServer(ABC):
 
     host: str = "127.0.0.1"
     port: int = 0
-    options: tuple[str, ...] = ()  # more of the server's own command line
     admin: Account = field(default_factory=lambda: Account("exporter_admin", "admin-for-tests"))
     reader: Account = field(default_factory=lambda: Account("exporter_reader", "reader-for-tests"))
 
@@ -145,7 +144,7 @@ class PrivateServer(ABC):
             self.create_data_directory(self.directory / "data")
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(
-                [*map(str, self.command(self.directory / "data")), *self.options],
+                [*map(str, self.command(self.directory / "data"))],
                 cwd=self.directory,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

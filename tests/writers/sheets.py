@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-import openpyxl  # type: ignore[import-untyped]
-from openpyxl.cell.cell import Cell as SheetCell  # type: ignore[import-untyped]
+import openpyxl
 from python_calamine import CalamineWorkbook
 
 from datasources.connectors.base import Batch, Cell, Column, ColumnType
@@ -35,7 +34,7 @@ def make_writer(
     *,
     title: str = "result",
     max_file_size: int = ENOUGH,
-    **extra: object,
+    **extra: Any,
 ) -> Writer:
     directory.mkdir(parents=True, exist_ok=True)
     return writers.get(kind)(directory, "result", columns, WriterOptions(title, max_file_size, extra))
@@ -62,7 +61,7 @@ def write(
     kind: str = "xlsx",
     as_text: Iterable[int] = (),
     title: str = "result",
-    **extra: object,
+    **extra: Any,
 ) -> Written:
     """`values` by column, in one batch."""
     writer = make_writer(directory, columns, kind, title=title, **extra)
@@ -76,10 +75,11 @@ def write_column(directory: Path, column: Column | ColumnType, values: Sequence[
     return write(directory, [named], [values])
 
 
-def column_cells(path: Path) -> list[SheetCell]:
+def column_cells(path: Path) -> list[Any]:
     """The cells of the first column without its header, as openpyxl sees them."""
     book = openpyxl.load_workbook(path)
-    cells = [row[0] for row in book.active.iter_rows(min_row=2)]
+    sheet: Any = book.active
+    cells = [row[0] for row in sheet.iter_rows(min_row=2)]
     book.close()
     return cells
 

@@ -189,7 +189,7 @@ def test_options_are_checked_by_name_and_value(tmp_path: Path, kind: str) -> Non
 def test_every_code_of_fidelity_has_words(tmp_path: Path, kind: str) -> None:
     from tasks.writers.base import FIDELITY
 
-    strange = ["\x00", "=1", "", "1" * 40000, b"\xff", "_x0041_\x01", "9" * 20]
+    strange: list[str | bytes | None] = ["\x00", "=1", "", "1" * 40000, b"\xff", "_x0041_\x01", "9" * 20]
     types = list(ColumnType)
     columns = [Column(type_.value, type_) for type_ in types]
     written = write(tmp_path, columns, [strange for _type in types], kind=kind)

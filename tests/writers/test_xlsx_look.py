@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-import openpyxl  # type: ignore[import-untyped]
+import openpyxl
 import pytest
 
 from datasources.connectors.base import Column, ColumnType

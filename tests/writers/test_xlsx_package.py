@@ -13,7 +13,7 @@ from xml.parsers import expat
 import pytest
 
 from datasources.connectors.base import Batch, Column, ColumnType
-from tasks.writers import xlsx, zipstream
+from tasks.writers import workbook, zipstream
 from tests.writers.sheets import (
     MAIN,
     Written,
@@ -109,7 +109,7 @@ def test_without_isal_the_content_is_the_same(tmp_path: Path, monkeypatch: pytes
 
 
 def test_the_templates_of_rows_do_not_pile_up(tmp_path: Path) -> None:
-    writer = small_sheets(tmp_path, columns_of(*[ColumnType.TEXT] * 12), xlsx.workbook.MAX_ROWS)
+    writer = small_sheets(tmp_path, columns_of(*[ColumnType.TEXT] * 12), workbook.MAX_ROWS)
     chance = random.Random(1)
     for _number in range(400):
         writer.write(Batch([[chance.choice([b"x", b" x", b"=1", None])] for _column in range(12)], 1))

@@ -139,7 +139,8 @@ def test_bytes_that_are_not_utf8_are_shown_in_hexadecimal_and_counted(tmp_path: 
 
 
 def test_null_and_empty_text_are_blank_and_the_empty_text_is_counted(tmp_path: Path) -> None:
-    for number, values in enumerate(([None, "", "x", ""], ["", ""], [""], [None], ["x", ""], ["", "=1", ""])):
+    columns: list[list[str | bytes | None]] = [[None, "", "x", ""], ["", ""], [""], [None], ["x", ""], ["", "=1", ""]]
+    for number, values in enumerate(columns):
         written = write_column(tmp_path / str(number), ColumnType.TEXT, values)
         assert column_values(written.path) == [value or None for value in values]
         assert written.fidelity == ({"empty_text_as_blank": values.count("")} if "" in values else {})
