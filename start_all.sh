@@ -12,6 +12,7 @@ LOG_DIR="$ROOT/logs"
 DEMO_TASK="每日订单明细"
 START_TIMEOUT=20 # seconds until the web server must answer
 WEB_GRACE=40     # seconds that downloads under way get at a stop; gunicorn's own grace is 30
+STARTED=()       # what this run has started
 
 # A process is ours when its command line holds this; the paths tell two installations on one machine apart.
 declare -A MARK=([web]="$ROOT/deploy/gunicorn.conf.py" [scheduler]="$ROOT/manage.py"$'\n'"runscheduler")
@@ -123,17 +124,23 @@ show_demo() {
 }
 
 start_web() {
-  if pid_of web >/dev/null; then return; fi
+  local configured="$HOST $PORT"
+  if pid_of web >/dev/null; then
+    read -r HOST PORT 2>/dev/null <"$RUN_DIR/web.address" || true # where it really listens
+    if [[ "$HOST $PORT" != "$configured" ]]; then
+      warn "网页仍在原来的地址上运行；要使用新的 web.host、web.port，请运行 ./start_all.sh --restart。" \
+        "The web server still listens where it did; for the new web.host and web.port: ./start_all.sh --restart"
+    fi
+    return
+  fi
   check_port
+  echo "$configured" >"$RUN_DIR/web.address"
   launch web -m gunicorn -c "$ROOT/deploy/gunicorn.conf.py" exporter_site.wsgi
 }
 
 start_scheduler() {
   SCHEDULER_SAID=$(size_of "$LOG_DIR/scheduler.log")
-  if pid_of scheduler >/dev/null; then
-    SCHEDULER_SAID=-1
-    return
-  fi
+  if pid_of scheduler >/dev/null; then return; fi
   launch scheduler -u "$ROOT/manage.py" runscheduler
 }
 
@@ -163,9 +170,10 @@ launch() {
   # The lock (9) must not stay with it.
   setsid "$PYTHON" "$@" </dev/null >>"$LOG_DIR/$name.log" 2>&1 9>&- &
   echo $! >"$RUN_DIR/$name.pid"
+  STARTED+=("$name")
 }
 
-# Until the web server answers and the scheduler lives. Says what went wrong otherwise, and leaves nothing half started.
+# Until the web server answers and the scheduler lives. Says what went wrong otherwise, and ends what this start began.
 wait_until_ready() {
   local code='
 import http.client, os, sys, time, urllib.request
@@ -187,22 +195,34 @@ while time.monotonic() < end:
     time.sleep(0.1)
 sys.exit(1)
 '
-  local pid
+  local pid limit=$((SECONDS + START_TIMEOUT))
   if ! pid=$(pid_of web) || ! "$PYTHON" -c "$code" "$HOST" "$PORT" "$pid" "$START_TIMEOUT"; then
     give_up web
   fi
-  # The scheduler's first line says that it has reached its loop.
-  while pid_of scheduler >/dev/null && (($(size_of "$LOG_DIR/scheduler.log") == SCHEDULER_SAID && SECONDS < 60)); do sleep 0.1; done
+  if [[ " ${STARTED[*]} " == *" scheduler "* ]]; then
+    # Its first line says that it has reached its loop; or it is the beginning of a traceback.
+    while pid_of scheduler >/dev/null && (($(size_of "$LOG_DIR/scheduler.log") == SCHEDULER_SAID && SECONDS < limit)); do
+      sleep 0.1
+    done
+    sleep 0.3
+  fi
   pid_of scheduler >/dev/null || give_up scheduler
 }
 
 size_of() { stat -c %s "$1" 2>/dev/null || echo 0; }
 
 give_up() {
+  local name pid
   last_lines "$LOG_DIR/$1.log"
-  stop >/dev/null
-  die "$1 未能启动，日志的最后几行见上（$LOG_DIR/$1.log）。" \
-    "$1 did not start; the last lines of its log stand above ($LOG_DIR/$1.log)."
+  for name in "${STARTED[@]}"; do
+    if pid=$(pid_of "$name"); then
+      kill -TERM "$pid" 2>/dev/null || true
+      end_processes 15 "$pid"
+    fi
+    rm -f "$RUN_DIR/$name.pid"
+  done
+  die "$1 未能启动或没有应答，日志的最后几行见上（$LOG_DIR/$1.log）。" \
+    "$1 did not start or does not answer; the last lines of its log stand above ($LOG_DIR/$1.log)."
 }
 
 # Address, user and, the first time, the password: it is stored nowhere, so this is the only time it is shown.
@@ -324,7 +344,10 @@ show_status() {
   return "$both"
 }
 
-web_address() { if read_settings; then printf 'http://localhost:%s/' "$PORT"; fi; }
+web_address() {
+  local port
+  if read -r _ port <"$RUN_DIR/web.address"; then printf 'http://localhost:%s/' "$port"; fi
+}
 
 # uptime_of PID: hours:minutes:seconds, from the start time in /proc/PID/stat (field 22, in clock ticks since boot).
 uptime_of() {

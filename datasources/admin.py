@@ -22,7 +22,7 @@ class DataSourceForm(forms.ModelForm):  # type: ignore[type-arg]
     """The password is never sent to the browser; left empty, the stored one stays."""
 
     password = forms.CharField(
-        label=_("password"),
+        label=_("Password"),
         required=False,
         strip=False,
         widget=UnfoldAdminPasswordWidget(attrs={"autocomplete": "new-password"}),

@@ -198,6 +198,7 @@ UNFOLD = {
     "SHOW_HISTORY": True,
     "SHOW_VIEW_ON_SITE": False,
     "SHOW_LANGUAGES": True,
+    "STYLES": [lambda request: static("exporter.css")],
     "SIDEBAR": {
         "navigation": [
             {

@@ -52,16 +52,14 @@ class CommaListField(forms.CharField):
 
 
 class ExportTaskForm(forms.ModelForm):  # type: ignore[type-arg]
-    tags = CommaListField(label=_("tags"), required=False, help_text=_("Separated by commas."))
+    tags = CommaListField(label=_("Tags"), required=False, help_text=_("Separated by commas."))
 
     class Meta:
         model = ExportTask
         fields = "__all__"  # noqa: DJ007  # the admin names them
         widgets = {
             "description": UnfoldAdminTextareaWidget(attrs={"rows": 2}),
-            "sql": UnfoldAdminTextareaWidget(
-                attrs={"rows": 16, "style": "font-family: monospace", "spellcheck": "false"}
-            ),
+            "sql": UnfoldAdminTextareaWidget(attrs={"rows": 16, "class": "exporter-code", "spellcheck": "false"}),
             "params": UnfoldAdminTextareaWidget(attrs={"rows": 2}),
             "format_options": UnfoldAdminTextareaWidget(attrs={"rows": 2}),
         }
@@ -195,7 +193,7 @@ class ExecutionAdmin(ModelAdmin):  # type: ignore[misc]
             {"fields": (("planned_at", "queued_at"), ("started_at", "finished_at"), ("trigger", "created_by"))},
         ),
         (_("Query"), {"fields": ("sql_shown", "params")}),
-        (_("Details"), {"fields": ("sha256", ("worker", "attempt"))}),
+        (_("Details"), {"fields": ("checksum", ("worker", "attempt"))}),
     )
 
     def has_add_permission(self, request: HttpRequest) -> bool:
@@ -239,11 +237,15 @@ class ExecutionAdmin(ModelAdmin):  # type: ignore[misc]
 
     @display(description=_("message of the database"))
     def error_shown(self, execution: Execution) -> str | SafeString:
-        return format_html('<pre class="whitespace-pre-wrap">{}</pre>', execution.error) if execution.error else "-"
+        return format_html('<pre class="exporter-code">{}</pre>', execution.error) if execution.error else "-"
 
     @display(description=_("SQL as it ran"))
     def sql_shown(self, execution: Execution) -> SafeString:
-        return format_html('<pre class="whitespace-pre-wrap">{}</pre>', execution.sql or execution.sql_template)
+        return format_html('<pre class="exporter-code">{}</pre>', execution.sql or execution.sql_template)
+
+    @display(description="SHA-256")
+    def checksum(self, execution: Execution) -> str | SafeString:
+        return format_html('<span class="exporter-code">{}</span>', execution.sha256) if execution.sha256 else "-"
 
     @display(description=_("changed cells"))
     def fidelity_shown(self, execution: Execution) -> str | SafeString:

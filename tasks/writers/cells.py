@@ -197,6 +197,19 @@ def _fraction(value: bytes) -> int:
     return int(match[1].ljust(6, b"0")) if match[1] else 0
 
 
+def day(values: list[Cell], styles: Styles, fidelity: "Counter[str]") -> Cells:
+    prefix, suffix = _number_cells(styles.value)
+    numbers = list(map(_day_number, values))
+    if None not in numbers:
+        return Cells(prefix, numbers, suffix)  # type: ignore[arg-type]  # no None in it
+
+    def one(value: bytes) -> bytes:
+        number = _day_number(value)
+        return prefix + number + suffix if number else _stray(value, "date_as_text", styles, fidelity)
+
+    return _per_cell(values, one)
+
+
 def _parts_of_day(microseconds: int) -> int:
     """The part of the day in units of 10**-12 days: 0.09 microseconds, more than any reader keeps."""
     return (microseconds * 625 + 27) // 54  # 10**12 / 86,400,000,000 = 625 / 54

@@ -71,13 +71,14 @@ class Proxy:
             data = source.recv(16384)
             if target is client and self.cut_after is not None:
                 rest = max(0, self.cut_after - self.passed)
-                target.sendall(data[:rest])
                 self.passed += min(rest, len(data))
+                target.sendall(data[:rest])
                 if len(data) >= rest:
                     return False
             else:
-                target.sendall(data)
+                # Counted first: who has received the bytes must find them counted.
                 self.passed += len(data) if target is client else 0
+                target.sendall(data)
             if not data:
                 return False
         return True
