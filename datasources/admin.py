@@ -85,7 +85,7 @@ class DataSourceAdmin(SubmitActionsAdmin):
         shown = {True: ("ok", _t("passed")), False: ("bad", _t("failed")), None: ("", _t("never tested"))}
         return shown[source.test_ok]
 
-    @action(description=_("Test connection"))
+    @action(description=_("Test connection"), permissions=["change"])
     def test_connections(self, request: HttpRequest, queryset: QuerySet[DataSource]) -> None:
         for source in queryset:
             self._test(request, source)

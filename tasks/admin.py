@@ -82,9 +82,9 @@ class ExportTaskAdmin(SubmitActionsAdmin):
         (_("Query"), {"fields": ("sql", "params", "long_running")}),
         (
             _("Schedule"),
-            {"fields": (("cron", "timezone"), "next_runs", ("overlap", "catch_up"), ("max_retries", "retry_delay"))},
+            {"fields": (("cron", "timezone"), "next_runs", ("overlap", "catch_up"))},
         ),
-        (_("File"), {"fields": (("format", "filename_template"), "format_options", "on_empty")}),
+        (_("File"), {"fields": (("format", "filename_template"), "format_options")}),
         (_("Other"), {"fields": ("tags", "owner")}),
     )
 
@@ -122,7 +122,7 @@ class ExportTaskAdmin(SubmitActionsAdmin):
         words = f"{schedule.describe(task.cron)} ({task.timezone})"
         return format_html("{}<br>{}", words, format_html_join("", "{}<br>", lines))
 
-    @action(description=_("Run now"))
+    @action(description=_("Run now"), permissions=["change"])
     def run_now(self, request: HttpRequest, queryset: QuerySet[ExportTask]) -> None:
         for task in queryset.select_related("data_source"):
             self._enqueue(request, task)
@@ -131,11 +131,11 @@ class ExportTaskAdmin(SubmitActionsAdmin):
     def save_and_run(self, request: HttpRequest, obj: ExportTask) -> None:
         self._enqueue(request, obj)
 
-    @action(description=_("Enable"))
+    @action(description=_("Enable"), permissions=["change"])
     def enable(self, request: HttpRequest, queryset: QuerySet[ExportTask]) -> None:
         self._switch(request, queryset, on=True)
 
-    @action(description=_("Disable"))
+    @action(description=_("Disable"), permissions=["change"])
     def disable(self, request: HttpRequest, queryset: QuerySet[ExportTask]) -> None:
         self._switch(request, queryset, on=False)
 

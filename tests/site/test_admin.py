@@ -171,11 +171,34 @@ def test_the_log_can_not_be_changed(browser: Client) -> None:
     assert browser.get(reverse("admin:tasks_execution_add")).status_code == 403
 
 
-def test_who_may_only_look_can_not_cancel() -> None:
+def client_who_may(*codenames: str) -> Client:
     user = make_user(is_staff=True)
-    user.user_permissions.add(Permission.objects.get(codename="view_execution"))
+    user.user_permissions.set(Permission.objects.filter(codename__in=codenames))
     client = Client()
     client.force_login(user)
+    return client
+
+
+def test_who_may_only_look_can_not_run_switch_or_test(tmp_path: Path) -> None:
+    client = client_who_may("view_exporttask", "view_datasource")
+    task = make_task(cron="0 9 * * *")
+    for url, action, pk in (
+        ("admin:tasks_exporttask_changelist", "run_now", task.pk),
+        ("admin:tasks_exporttask_changelist", "disable", task.pk),
+        ("admin:datasources_datasource_changelist", "test_connections", task.data_source_id),
+    ):
+        assert client.get(reverse(url)).status_code == 200
+        client.post(reverse(url), {"action": action, "_selected_action": [pk]})
+    task.refresh_from_db()
+    assert task.enabled
+    assert task.data_source.test_ok is None
+    assert not Execution.objects.exists()
+    change = reverse("admin:tasks_exporttask_change", args=[task.pk])
+    assert client.post(change, {"tasks_exporttask_save_and_run": "1"}).status_code == 403
+
+
+def test_who_may_only_look_can_not_cancel() -> None:
+    client = client_who_may("view_execution")
     execution = make_execution()
     url = reverse("admin:tasks_execution_changelist")
     assert client.get(url).status_code == 200

@@ -7,7 +7,7 @@ from django.core.management.base import CommandParser
 from django.db import close_old_connections
 from django.utils.translation import gettext as _
 
-from exporter_site.command import ExporterCommand, WrongUse
+from exporter_site.command import ExporterCommand, Failed, WrongUse
 from tasks.scheduler import Scheduler
 
 PAUSE = 0.5  # seconds between two ticks
@@ -25,6 +25,8 @@ class Command(ExporterCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         if options["workers"] < 1:
             raise WrongUse(_("--workers must be at least 1."))
+        if settings.CONFIG.scheduler.executor != "local":
+            raise Failed(_("scheduler.executor: celery is not available in this version. Use local."))
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
         scheduler = Scheduler(options["workers"])
