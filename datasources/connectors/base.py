@@ -35,7 +35,7 @@ from datasources.sqltext import Dialect
 CONNECT_TIMEOUT = 8  # seconds; people wait for "Test connection", and 10 is promised for the whole test
 TARGET_BATCH_CELLS = 6_000
 TARGET_BATCH_BYTES = 512 * 1024
-FIRST_BATCH_ROWS = 64  # until the width of the rows is known
+FIRST_BATCH_ROWS = 16  # until the width of the rows is known
 
 Cell = bytes | None
 BoundValue = str | int | float | None

@@ -131,7 +131,7 @@ class PostgreSQL(Connector):
             )
 
     def stream(self, query: Query, max_rows: int) -> Result:
-        statement = f"/* {self.params.label} */ " + query.text(lambda number: f"${number}")
+        statement = f"/* {self.params.label} */ " + query.text(lambda number: f" ${number} ")
         values = [None if value is None else str(value) for value in query.values]
         with self.errors_explained():
             self._check_structure(statement, values)

@@ -87,7 +87,7 @@ class SQLite(Connector):
         return ConnectionReport(f"SQLite {sqlite3.sqlite_version}", round((time.perf_counter() - started) * 1000, 1))
 
     def stream(self, query: Query, max_rows: int) -> Result:
-        sql = query.text(lambda number: f"?{number}")
+        sql = query.text(lambda number: f" ?{number} ")
         with self.errors_explained():
             declared = self._declared_types(query)
             self._open.set_authorizer(_authorize)
@@ -104,7 +104,7 @@ class SQLite(Connector):
         """The declared type of each result column, "" for expressions: what a view of the query would have."""
         self._open.execute("PRAGMA query_only = OFF")  # A temporary view lives in memory; the file is opened read-only.
         try:
-            self._open.execute(f"CREATE TEMP VIEW exporter_probe AS {query.text(lambda number: 'NULL')}")
+            self._open.execute(f"CREATE TEMP VIEW exporter_probe AS {query.text(lambda number: ' NULL ')}")
             rows = self._open.execute("PRAGMA temp.table_info(exporter_probe)").fetchall()
             self._open.execute("DROP VIEW temp.exporter_probe")
             return [row[2].upper() for row in rows]
