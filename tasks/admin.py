@@ -21,7 +21,8 @@ from unfold.widgets import UnfoldAdminTextareaWidget, UnfoldAdminTextInputWidget
 from exporter_site.formats import human_duration, human_size
 from exporter_site.modeladmin import SubmitActionsAdmin
 from tasks import schedule
-from tasks.models import Execution, ExportTask, Status, Trigger
+from tasks.models import Execution, ExportTask
+from tasks.states import Status, Trigger
 from tasks.writers.base import FIDELITY
 
 STATUS_COLOURS = {

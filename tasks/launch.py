@@ -13,8 +13,9 @@ from django.db import transaction
 from django.utils.translation import gettext as _
 
 from tasks import runner
-from tasks.models import Execution, ExportTask, Trigger, worker_name
+from tasks.models import Execution, ExportTask, worker_name
 from tasks.scheduler import Scheduler
+from tasks.states import Trigger
 from tasks.writers import writers
 
 

@@ -26,7 +26,8 @@ from datasources.connectors.base import Connector, ConnectorError, Query
 from datasources.sqltext import SQLTextError
 from exporter_site.redact import redact
 from tasks import dates, files
-from tasks.models import Execution, ExportTask, Status, worker_name
+from tasks.models import Execution, ExportTask, worker_name
+from tasks.states import Status
 from tasks.writers import writers
 from tasks.writers.base import FilePart, Writer, WriterError, WriterOptions
 

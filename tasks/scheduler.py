@@ -21,7 +21,8 @@ from django.utils import timezone
 from datasources.connectors.base import ConnectorError
 from exporter_site.config import BASE_DIR
 from tasks import files, schedule
-from tasks.models import CatchUp, Execution, ExportTask, Overlap, Status, Trigger, worker_name
+from tasks.models import CatchUp, Execution, ExportTask, worker_name
+from tasks.states import Overlap, Status, Trigger
 
 logger = logging.getLogger(__name__)
 

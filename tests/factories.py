@@ -10,7 +10,8 @@ from typing import Any
 from django.contrib.auth.models import User
 
 from datasources.models import DataSource
-from tasks.models import Execution, ExportTask, Trigger
+from tasks.models import Execution, ExportTask
+from tasks.states import Trigger
 from tests.servers import PrivateServer
 
 _numbers = count(1)

@@ -21,7 +21,8 @@ from django.utils.translation.template import templatize
 
 from datasources.models import DataSource
 from exporter_site.config import BASE_DIR
-from tasks.models import Execution, ExportTask, Status
+from tasks.models import Execution, ExportTask
+from tasks.states import Status
 
 CATALOGUE = BASE_DIR / "locale" / "zh_Hans" / "LC_MESSAGES" / "django.po"
 KEYWORDS = {

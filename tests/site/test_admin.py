@@ -9,7 +9,8 @@ from django.test import Client
 from django.urls import reverse
 
 from datasources.models import DataSource
-from tasks.models import Execution, ExportTask, Status, Trigger
+from tasks.models import Execution, ExportTask
+from tasks.states import Status, Trigger
 from tests.factories import make_admin, make_execution, make_source, make_sqlite_file, make_task, make_user
 
 pytestmark = pytest.mark.django_db

@@ -11,7 +11,8 @@ from django.test import Client
 from django.urls import reverse
 
 from tasks import files
-from tasks.models import Execution, Status
+from tasks.models import Execution
+from tasks.states import Status
 from tests.factories import make_admin, make_execution, make_user
 
 pytestmark = pytest.mark.django_db

@@ -2,7 +2,8 @@
 
 import pytest
 
-from tasks.models import Execution, Overlap, Status
+from tasks.models import Execution
+from tasks.states import Overlap, Status
 from tests.factories import make_execution, make_task
 
 pytestmark = pytest.mark.django_db

@@ -16,7 +16,8 @@ from django.conf import LazySettings
 from datasources.models import DataSource
 from exporter_site.config import Config
 from tasks import files, runner
-from tasks.models import Execution, ExportTask, Status
+from tasks.models import Execution, ExportTask
+from tasks.states import Status
 from tests.factories import make_server_source, make_source, make_sqlite_file, make_task
 from tests.servers.mariadb import MariaDB
 from tests.servers.postgresql import PostgreSQL
@@ -53,7 +54,7 @@ def source(request: pytest.FixtureRequest, tmp_path: Path) -> DataSource:
 
 
 def claimed(task: ExportTask, **fields: Any) -> Execution:
-    from tasks.models import Trigger
+    from tasks.states import Trigger
 
     queued = Execution.objects.enqueue(task, trigger=Trigger.MANUAL, **fields)
     execution = Execution.objects.claim(queued.pk, worker="test:1")

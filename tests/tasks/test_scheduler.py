@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 import time_machine
 
-from tasks.models import CatchUp, Execution, ExportTask, Overlap, Status, Trigger
+from tasks.models import CatchUp, Execution, ExportTask
 from tasks.scheduler import Scheduler, enqueue_occurrences, worker_is_gone
+from tasks.states import Overlap, Status, Trigger
 from tests.factories import make_execution, make_task
 from tests.instance import Instance
 from tests.servers.mariadb import MariaDB
@@ -148,7 +149,7 @@ def test_queued_and_due_runs_are_carried_out_by_the_loop(instance: Instance, tmp
     for name in ("one", "two", "three"):
         add_task(instance, name=name, data_source="shop", sql="SELECT * FROM orders")
     instance.python(
-        "from tasks.models import *\n"
+        "from tasks.models import *; from tasks.states import *\n"
         "for task in ExportTask.objects.all(): Execution.objects.enqueue(task, trigger=Trigger.MANUAL)\n"
     )
     process = instance.spawn("runscheduler", "--workers=2")
@@ -165,7 +166,7 @@ def test_queued_and_due_runs_are_carried_out_by_the_loop(instance: Instance, tmp
 def test_sigterm_lets_a_run_finish_and_a_second_one_stops_it(instance: Instance, mariadb: MariaDB) -> None:
     server_shop(instance, mariadb, "mysql")
     instance.python(
-        "from tasks.models import *\nExecution.objects.enqueue(ExportTask.objects.get(), trigger=Trigger.MANUAL)"
+        "from tasks.models import *; from tasks.states import *\nExecution.objects.enqueue(ExportTask.objects.get(), trigger=Trigger.MANUAL)"
     )
     process = instance.spawn("runscheduler")
     assert eventually(lambda: bool(mariadb.running("exp:1:1")))
@@ -187,7 +188,7 @@ def test_a_run_outlives_its_scheduler_and_is_not_run_again(instance: Instance, m
     assert database
     add_task(instance, name="slow", data_source="mysql", sql="SELECT a.seq, SLEEP(0.02) AS s FROM seq_1_to_200 a")
     instance.python(
-        "from tasks.models import *\nExecution.objects.enqueue(ExportTask.objects.get(), trigger=Trigger.MANUAL)"
+        "from tasks.models import *; from tasks.states import *\nExecution.objects.enqueue(ExportTask.objects.get(), trigger=Trigger.MANUAL)"
     )
     first = instance.spawn("runscheduler")
     assert eventually(lambda: bool(mariadb.running("exp:1:1")))

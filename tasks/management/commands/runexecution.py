@@ -4,7 +4,8 @@ from django.core.management.base import CommandParser
 
 from exporter_site.command import ExporterCommand, Failed
 from tasks import runner
-from tasks.models import Execution, Status
+from tasks.models import Execution
+from tasks.states import Status
 
 
 class Command(ExporterCommand):

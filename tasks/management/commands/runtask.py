@@ -6,8 +6,8 @@ from django.utils.translation import gettext as _
 
 from exporter_site.command import ExporterCommand, Failed, WrongUse
 from tasks.launch import LaunchError, Request, find_task, known_format, launch, parse_date
-from tasks.models import Status
 from tasks.progress import ProgressLine, summary
+from tasks.states import Status
 
 
 def add_run_arguments(parser: CommandParser) -> None:
