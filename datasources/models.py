@@ -48,9 +48,7 @@ class DataSource(models.Model):
         max_length=20,
         choices=Charset,
         default=Charset.UTF8MB4,
-        help_text=_(
-            "Of the connection. Another than utf8mb4 is only needed for very old servers, or text stored in the wrong character set."
-        ),
+        help_text=_("For very old servers only: used where the server does not know utf8mb4."),
     )
     ssl_mode = models.CharField(_("TLS"), max_length=20, choices=SSLMode, default=SSLMode.PREFER)
     is_active = models.BooleanField(
