@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from django.utils import translation
 
 from datasources.models import DataSource
 from tests import factories, servers
@@ -21,6 +22,13 @@ def _server(kind: str) -> servers.PrivateServer:
         if os.environ.get("EXPORTER_TESTS_ALLOW_MISSING") == "1":
             pytest.skip(str(exc))
         pytest.fail(str(exc), pytrace=False)
+
+
+@pytest.fixture(autouse=True)
+def _language_of_the_next_test() -> Iterator[None]:
+    """A request in English leaves English behind for the whole thread."""
+    yield
+    translation.deactivate()
 
 
 @pytest.fixture(scope="session")
