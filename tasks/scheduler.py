@@ -82,7 +82,10 @@ class Scheduler:
             try:
                 enqueue_occurrences(task, timezone.now())
             except IntegrityError:
-                logger.debug("another scheduler queued “%s” in the same moment", task.name)
+                # Queued by another scheduler in this moment, or before the clock was set back: go on behind it.
+                ExportTask.objects.filter(pk=task.pk, next_run_at=task.next_run_at).update(
+                    next_run_at=schedule.next_run(task.cron, task.timezone, timezone.now())
+                )
             except Exception:
                 # A task that can't be planned is set aside; saving it anew puts it back.
                 logger.exception("“%s” can't be planned and is set aside", task.name)

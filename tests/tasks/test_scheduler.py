@@ -79,6 +79,14 @@ class TestEnqueue:
         Scheduler(workers=1).enqueue_due()
         assert [state[0] for state in states(task)] == [Status.QUEUED] * 3
 
+    def test_a_time_that_was_already_queued_is_passed_over(self) -> None:
+        task = due_task(NOW)
+        make_execution(task, scheduled_for=NOW, status=Status.SUCCEEDED)
+        Scheduler(workers=1).enqueue_due()
+        task.refresh_from_db()
+        assert task.next_run_at == NOW + timedelta(hours=1)
+        assert len(states(task)) == 1
+
     def test_a_disabled_task_is_left_alone(self) -> None:
         task = due_task(NOW)
         ExportTask.objects.filter(pk=task.pk).update(enabled=False)
