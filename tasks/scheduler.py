@@ -4,6 +4,7 @@ Each step is a method that returns how much it did and is safe beside any number
 decides who wins (guarded updates, one row per occurrence), never a lock in memory.
 """
 
+import itertools
 import logging
 import os
 import socket
@@ -12,8 +13,8 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from itertools import islice
 
+from cronsim import CronSimError
 from django.conf import settings
 from django.db import IntegrityError, close_old_connections, transaction
 from django.utils import timezone
@@ -27,7 +28,7 @@ from tasks.states import Overlap, Status, Trigger
 logger = logging.getLogger(__name__)
 
 LEASE = 60.0  # seconds without a heartbeat after which a run's worker is taken for dead
-MOST_MISSED = 100  # rows for missed times of one task in one step
+MOST_AT_ONCE = 100  # times of one task that one step turns into rows; the next step goes on
 
 
 class Scheduler:
@@ -86,8 +87,9 @@ class Scheduler:
                 ExportTask.objects.filter(pk=task.pk, next_run_at=task.next_run_at).update(
                     next_run_at=schedule.next_run(task.cron, task.timezone, timezone.now())
                 )
-            except Exception:
-                # A task that can't be planned is set aside; saving it anew puts it back.
+            except (CronSimError, ValueError, KeyError):
+                # A task that can't be planned is set aside; saving it anew puts it back. A database that is away for
+                # a moment is no reason for that: its errors go up, and the next tick tries again.
                 logger.exception("“%s” can't be planned and is set aside", task.name)
                 ExportTask.objects.filter(pk=task.pk).update(next_run_at=None)
         return len(due)
@@ -95,7 +97,9 @@ class Scheduler:
     def dispatch(self) -> int:
         """Start queued runs while there are free workers. Returns how many were started."""
         started = 0
-        for row in list(Execution.objects.filter(status=Status.QUEUED).select_related("task").order_by("id")[:200]):
+        for row in list(
+            Execution.objects.filter(status=Status.QUEUED).select_related("task", "data_source").order_by("id")[:200]
+        ):
             if len(self.running) >= self.workers:
                 break
             started += self._start(row)
@@ -128,16 +132,13 @@ def enqueue_occurrences(task: ExportTask, now: datetime) -> None:
     if due_at is None:
         return
     grace = timedelta(seconds=settings.CONFIG.scheduler.misfire_grace_time)
-    times = [due_at]
-    for moment in islice(schedule.upcoming(task.cron, task.timezone, due_at), MOST_MISSED):
-        if moment > now:
-            break
-        times.append(moment)
-    newest = times[-1]
+    upcoming = itertools.chain([due_at], schedule.upcoming(task.cron, task.timezone, due_at))
+    times = list(itertools.takewhile(lambda moment: moment <= now, itertools.islice(upcoming, MOST_AT_ONCE)))
+    next_run_at = schedule.next_run(task.cron, task.timezone, times[-1])
+    # A newer one that has come, too, is dealt with in the next step.
+    newest = times[-1] if next_run_at is None or next_run_at > now else None
     with transaction.atomic():
-        moved = ExportTask.objects.filter(pk=task.pk, next_run_at=due_at, enabled=True).update(
-            next_run_at=schedule.next_run(task.cron, task.timezone, now)
-        )
+        moved = ExportTask.objects.filter(pk=task.pk, next_run_at=due_at, enabled=True).update(next_run_at=next_run_at)
         if not moved:
             return  # Another scheduler was faster, or the task has just been edited.
         for moment in times:

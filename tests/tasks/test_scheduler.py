@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import time_machine
+from django.db import OperationalError
 
 from tasks.models import CatchUp, Execution, ExportTask
 from tasks.scheduler import Scheduler, enqueue_occurrences, worker_is_gone
@@ -73,6 +74,32 @@ class TestEnqueue:
             (Status.MISSED, "coalesced"),
             (Status.QUEUED, ""),
         ]
+
+    def test_however_many_times_were_missed_each_has_its_row(self) -> None:
+        task = due_task(NOW - timedelta(minutes=250), cron="* * * * *")
+        scheduler = Scheduler(workers=1)
+        for _step in range(4):
+            scheduler.enqueue_due()
+        found = states(task)
+        assert len(found) == 251
+        assert [state[0] for state in found].count(Status.QUEUED) == 1
+        assert found[-1] == (Status.QUEUED, "", NOW)
+        task.refresh_from_db()
+        assert task.next_run_at == NOW + timedelta(minutes=1)
+
+    def test_a_database_that_is_away_for_a_moment_sets_no_task_aside(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        task = due_task(NOW)
+
+        def fail(*arguments: object) -> None:
+            raise OperationalError("deadlock")
+
+        with monkeypatch.context() as patched:
+            patched.setattr("tasks.scheduler.enqueue_occurrences", fail)
+            with pytest.raises(OperationalError):
+                Scheduler(workers=1).enqueue_due()
+        task.refresh_from_db()
+        assert task.next_run_at == NOW
+        assert Scheduler(workers=1).enqueue_due() == 1
 
     def test_all_late_times_run_when_the_task_asks_for_it(self) -> None:
         task = due_task(NOW - timedelta(minutes=20), cron="*/10 * * * *", catch_up=CatchUp.ALL)
