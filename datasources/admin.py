@@ -3,11 +3,9 @@
 from typing import Any
 
 from django import forms
-from django.conf import settings
 from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest
-from django.utils import timezone
 from django.utils.translation import gettext as _t
 from django.utils.translation import gettext_lazy as _
 from unfold.decorators import action, display
@@ -96,16 +94,11 @@ class DataSourceAdmin(SubmitActionsAdmin):
 
     def _test(self, request: HttpRequest, source: DataSource) -> None:
         try:
-            report = source.test(timezone=settings.TIME_ZONE)
+            report = source.test()
         except ConnectorError as exc:
-            source.record_test(ok=False, message=str(exc), at=timezone.now())
             messages.error(request, f"{source.name}: {exc}")
             return
-        text = _t("{version}, answered in {latency} ms.").format(
-            version=report.server_version, latency=report.latency_ms
-        )
-        source.record_test(ok=True, message=" ".join((text, *report.warnings)), at=timezone.now())
-        messages.success(request, _t("“{name}” is fine: {message}").format(name=source.name, message=text))
+        messages.success(request, _t("“{name}” is fine: {message}").format(name=source.name, message=report.sentence))
         for warning in report.warnings:
             messages.warning(request, f"{source.name}: {warning}")
 

@@ -2,9 +2,11 @@
 
 from typing import Any
 
+from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
+from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from datasources.connectors import connector_choices, connectors
@@ -127,12 +129,23 @@ class DataSource(models.Model):
             ) from exc
         return connector_class(self.params(**params))
 
-    def test(self, *, timezone: str) -> ConnectionReport:
-        """Connect and log in, now. Raises ConnectorError; its text is the sentence to show."""
-        with self.connector(timezone=timezone) as connector:
-            return connector.report()
+    def test(self) -> ConnectionReport:
+        """Connect and log in, now; what came out is kept for the list.
 
-    def record_test(self, *, ok: bool, message: str, at: Any) -> None:
-        """Keep what the last test said, for the list; nothing else of the row is touched."""
-        self.test_ok, self.test_message, self.tested_at = ok, redact(message), at
-        type(self).objects.filter(pk=self.pk).update(test_ok=ok, test_message=self.test_message, tested_at=at)
+        Raises ConnectorError; its text is the sentence to show.
+        """
+        try:
+            with self.connector(timezone=settings.TIME_ZONE) as connector:
+                report = connector.report()
+        except ConnectorError as exc:
+            self._record_test(ok=False, message=str(exc))
+            raise
+        self._record_test(ok=True, message=" ".join((report.sentence, *report.warnings)))
+        return report
+
+    def _record_test(self, *, ok: bool, message: str) -> None:
+        self.test_ok, self.test_message, self.tested_at = ok, redact(message), timezone.now()
+        # Nothing else of the row is touched: somebody may be editing it.
+        type(self).objects.filter(pk=self.pk).update(
+            test_ok=ok, test_message=self.test_message, tested_at=self.tested_at
+        )

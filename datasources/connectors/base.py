@@ -136,6 +136,10 @@ class ConnectionReport:
     latency_ms: float
     warnings: tuple[str, ...] = ()
 
+    @property
+    def sentence(self) -> str:
+        return _("{version}, answered in {latency} ms.").format(version=self.server_version, latency=self.latency_ms)
+
 
 class ConnectorError(Exception):
     """A source failed in a way that can be named. `reason` is a code of tasks/reasons.py, the text is for people.

@@ -198,7 +198,7 @@ def test_a_saved_source_is_tested_with_its_own_account(
 ) -> None:
     for source in (mariadb_source, postgresql_source):
         source.refresh_from_db()
-        report = source.test(timezone="Asia/Shanghai")
+        report = source.test()
         assert (report.server_version != "", report.warnings) == (True, ())
 
 

@@ -6,7 +6,6 @@ from typing import Any
 from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.core.management.base import CommandParser
-from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from datasources.config_sync import sync
@@ -103,16 +102,11 @@ class Command(ExporterCommand):
     def handle_test(self, options: dict[str, Any]) -> None:
         source = find_source(options["source"])
         try:
-            report = source.test(timezone=settings.TIME_ZONE)
+            report = source.test()
         except ConnectorError as exc:
-            source.record_test(ok=False, message=str(exc), at=timezone.now())
             if options["as_json"]:
                 self.print_json({"ok": False, "reason": exc.reason, "message": str(exc)})
             raise Failed(exc) from None
-        message = _("{version}, answered in {latency} ms.").format(
-            version=report.server_version, latency=report.latency_ms
-        )
-        source.record_test(ok=True, message=" ".join((message, *report.warnings)), at=timezone.now())
         if options["as_json"]:
             self.print_json(
                 {
@@ -123,7 +117,7 @@ class Command(ExporterCommand):
                 }
             )
             return
-        self.say(_("“{name}” is fine: {message}").format(name=source.name, message=message))
+        self.say(_("“{name}” is fine: {message}").format(name=source.name, message=report.sentence))
         for warning in report.warnings:
             self.say(f"⚠ {warning}")
 
