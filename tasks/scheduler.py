@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
@@ -97,19 +98,21 @@ class Scheduler:
     def dispatch(self) -> int:
         """Start queued runs while there are free workers. Returns how many were started."""
         started = 0
-        for row in list(
-            Execution.objects.filter(status=Status.QUEUED).select_related("task", "data_source").order_by("id")[:200]
-        ):
+        reading: Counter[int | None] = Counter(
+            Execution.objects.filter(status=Status.RUNNING).values_list("data_source", flat=True)
+        )
+        queued = Execution.objects.filter(status=Status.QUEUED).select_related("task", "data_source").order_by("id")
+        for row in list(queued[:200]):
             if len(self.running) >= self.workers:
                 break
-            started += self._start(row)
+            if row.data_source is not None and reading[row.data_source.pk] >= row.data_source.max_concurrency:
+                continue
+            if self._start(row):
+                started += 1
+                reading[row.data_source_id] += 1
         return started
 
     def _start(self, row: Execution) -> bool:
-        source = row.data_source_id
-        running = Execution.objects.filter(status=Status.RUNNING, data_source=source).count() if source else 0
-        if row.data_source is not None and running >= row.data_source.max_concurrency:
-            return False
         claimed = Execution.objects.claim(row.pk, worker=worker_name())
         if claimed is None:
             if row.task is not None and row.task.overlap == Overlap.SKIP and is_running(row.task):

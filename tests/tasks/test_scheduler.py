@@ -17,7 +17,7 @@ from django.db import OperationalError
 from tasks.models import CatchUp, Execution, ExportTask
 from tasks.scheduler import Scheduler, enqueue_occurrences, worker_is_gone
 from tasks.states import Overlap, Status, Trigger
-from tests.factories import make_execution, make_task
+from tests.factories import make_execution, make_source, make_task
 from tests.instance import Instance
 from tests.servers.mariadb import MariaDB
 from tests.tasks.test_runtask import add_task, eventually, files_below, last_execution, server_shop
@@ -174,6 +174,26 @@ def test_a_run_by_hand_of_a_running_task_is_skipped_or_waits_as_the_task_says() 
         waiting.refresh_from_db()
         assert waiting.status == expected
         Execution.objects.all().delete()
+
+
+@pytest.mark.django_db
+def test_a_source_is_read_by_no_more_runs_at_once_than_it_allows(
+    monkeypatch: pytest.MonkeyPatch, django_assert_max_num_queries: Any
+) -> None:
+    started: list[int] = []
+
+    def note(self: Scheduler, row: Execution) -> bool:
+        started.append(row.pk)
+        return True
+
+    monkeypatch.setattr(Scheduler, "_start", note)
+    source = make_source(max_concurrency=2)
+    tasks = [make_task(data_source=source) for _ in range(6)]
+    make_execution(tasks[0], status=Status.RUNNING, attempt=1)
+    queued = [make_execution(task) for task in tasks[1:]]
+    with django_assert_max_num_queries(2):
+        assert Scheduler(workers=10).dispatch() == 1
+    assert started == [queued[0].pk]
 
 
 def test_queued_and_due_runs_are_carried_out_by_the_loop(instance: Instance, tmp_path: Path) -> None:
