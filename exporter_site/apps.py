@@ -1,3 +1,5 @@
+import gc
+
 from django.apps import AppConfig
 from django.contrib.admin.apps import SimpleAdminConfig
 from django.utils.translation import gettext_lazy as _
@@ -15,3 +17,7 @@ class ExporterSiteConfig(AppConfig):
 
     def ready(self) -> None:
         from exporter_site import checks  # noqa: F401  # registers the system checks
+
+        # What is loaded now stays: it need never be looked at again. See manage.py.
+        gc.freeze()
+        gc.enable()

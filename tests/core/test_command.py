@@ -1,7 +1,11 @@
 """What all commands share: exit codes, JSON, tables that line up in Chinese."""
 
+import atexit
 import io
 import json
+import os
+import subprocess
+import sys
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,6 +15,7 @@ from django.core.management import call_command
 from django.core.management.base import CommandError, CommandParser
 
 from exporter_site.command import ExporterCommand, Failed, WrongUse, display_width, sentences
+from exporter_site.config import BASE_DIR
 
 
 class Greet(ExporterCommand):
@@ -53,12 +58,34 @@ def test_tables_line_up_where_a_chinese_character_is_two_wide() -> None:
 
 @pytest.mark.parametrize(("verb", "code"), [("fail", 1), ("misuse", 2), ("interrupt", 1), ("nonsense", 2)])
 def test_exit_codes_and_one_sentence_without_a_traceback(
-    verb: str, code: int, capsys: pytest.CaptureFixture[str]
+    verb: str, code: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(SystemExit) as caught:
-        Greet().run_from_argv(["manage.py", "greet", verb])
-    assert caught.value.code == code
+    left: list[int] = []
+    monkeypatch.setattr(os, "_exit", left.append)
+    monkeypatch.setattr(atexit, "_run_exitfuncs", lambda: None)
+    Greet().run_from_argv(["manage.py", "greet", verb])
+    assert left == [code]
     assert "Traceback" not in capsys.readouterr().err
+
+
+LEAVE = """
+import atexit, sys
+from exporter_site.command import leave
+atexit.register(lambda: sys.stderr.write("exit function"))
+sys.stdout.write("printed, not flushed")
+leave(3)
+"""
+
+
+def test_leaving_loses_no_output_and_no_exit_function() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LEAVE],
+        cwd=BASE_DIR,
+        env=os.environ | {"DJANGO_SETTINGS_MODULE": "exporter_site.settings"},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (3, "printed, not flushed", "exit function")
 
 
 def test_called_from_code_they_raise() -> None:
