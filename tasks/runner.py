@@ -8,6 +8,7 @@ signals at once although the driver may wait for its server for hours.
 import errno
 import logging
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -37,6 +38,9 @@ TICK = 0.2  # seconds between two looks of the supervisor
 HEARTBEAT = 1.0  # seconds; also how often progress is stored
 SELF_FENCE = 40.0  # seconds without a heartbeat after which a worker must not go on
 ABANDON = 30.0  # seconds that a cancelled query may take to let go
+# Seconds until a thread that waits for Python's lock may have it. The thread that compresses and writes needs it a few
+# times per megabyte, each time for a moment: with the usual 5 ms it would wait longer than it works.
+SWITCH_INTERVAL = 0.0005
 
 TIMEOUTS = ("query_timeout", "task_timeout")
 
@@ -160,7 +164,7 @@ class Pipeline:
             self.done.set()
 
     def _export(self) -> None:
-        with self.connector as connector:
+        with short_switch_interval(), self.connector as connector:
             result = connector.stream(self.query, settings.CONFIG.export.chunk_size)
             self.writer = writer = self._make_writer(result.columns)
             for batch in result.batches:
@@ -179,6 +183,16 @@ class Pipeline:
         return self.writer.size if self.writer else 0
 
 
+@contextmanager
+def short_switch_interval() -> Iterator[None]:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH_INTERVAL)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
+
+
 class Supervisor:
     """Watches a pipeline until it is done, and stops it when it has to."""
 
@@ -193,7 +207,7 @@ class Supervisor:
         self._signalled = ""
         self._started = self._beaten = self._moved = time.monotonic()
         self._last_beat = 0.0
-        self._seen_rows = 0
+        self._seen = (0, 0)  # rows and signs of life of the source
 
     @contextmanager
     def signals_answered(self) -> Iterator[None]:
@@ -246,10 +260,11 @@ class Supervisor:
             return "query_timeout"
         if elapsed > task.task_timeout:
             return "task_timeout"
-        if self.pipeline.rows != self._seen_rows:
-            self._seen_rows, self._moved = self.pipeline.rows, now
+        seen = (self.pipeline.rows, self.pipeline.connector.activity)
+        if seen != self._seen:
+            self._seen, self._moved = seen, now
         # Before the first row a server may think for hours; only the deadline counts then.
-        elif self._seen_rows and now - self._moved > settings.CONFIG.export.stall_timeout:
+        elif any(seen) and now - self._moved > settings.CONFIG.export.stall_timeout:
             return "stalled"
         if resident_bytes() > settings.CONFIG.export.memory_limit:
             return "out_of_memory"

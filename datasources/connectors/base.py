@@ -17,10 +17,11 @@ then writes text and counts it.
 import ipaddress
 import os
 import socket
+import sys
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
@@ -35,9 +36,12 @@ from datasources.sqltext import Dialect
 CONNECT_TIMEOUT = 8  # seconds; people wait for "Test connection", and 10 is promised for the whole test
 TARGET_BATCH_CELLS = 6_000
 TARGET_BATCH_BYTES = 512 * 1024
-FIRST_BATCH_ROWS = 16  # until the width of the rows is known
+STEP = 32  # rows that are taken between two looks at their size and at the clock
+LONGEST_WAIT = 0.5  # seconds; then a batch goes on with the rows that have come
+NARROW_CELL = 2_000  # bytes; where no cell can be longer, the number of cells is bound enough
 
 Cell = bytes | None
+Row = tuple[Cell, ...]
 BoundValue = str | int | float | None
 
 
@@ -58,26 +62,34 @@ class ColumnType(Enum):
 class Column:
     """`scale`: digits after the point (DECIMAL) or of the second's fraction (times); None when the server says none.
 
-    `server_type` is the server's own name of the type, for people.
+    `server_type` is the server's own name of the type, for people. `max_bytes`: no cell is longer, says the server;
+    None when it does not say.
     """
 
     name: str
     type: ColumnType
     scale: int | None = None
     server_type: str = ""
+    max_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Some rows, by column: `columns[i][row]`. All columns have `rows` cells.
+    """Some rows, by column: `columns[i][row]`. All columns have `rows` cells, about half a megabyte together.
 
     `as_text`: indexes of columns whose cells in this batch are text whatever the column's type says (SQLite keeps a
     type per cell).
     """
 
-    columns: list[list[Cell]]
+    columns: Sequence[Sequence[Cell]]
     rows: int
     as_text: frozenset[int] = frozenset()
+
+    def slice(self, start: int, end: int) -> "Batch":
+        """The rows from `start` up to `end`; the batch itself when these are all."""
+        if start == 0 and end == self.rows:
+            return self
+        return Batch([column[start:end] for column in self.columns], end - start, self.as_text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +194,8 @@ class Connector(ABC):
 
     def __init__(self, params: ConnectionParams) -> None:
         self.params = params
+        # Grows with whatever the server sends: the sign of life when rows come in a trickle.
+        self.activity = 0
         self._cancelled = threading.Event()
         self._closing = threading.Lock()  # close() and cancel() come from two threads
 
@@ -268,25 +282,64 @@ class Connector(ABC):
 
 
 class BatchSizer:
-    """How many rows to fetch next: about 6,000 cells or 512 KB, whichever is less, and never more than `limit`.
+    """How much of a result goes into one batch: about 6,000 cells or 512 KB, whichever is less, never more rows than
+    `limit`.
 
-    Small batches stay in the processor's cache (fetching costs half of what it does in batches of 4,000 rows), and
-    rows with cells of a megabyte must not come a thousand at a time.
+    Small batches stay in the processor's cache: fetching costs half of what it does in batches of 4,000 rows. And rows
+    with cells of a megabyte must not come a thousand at a time, also when all rows before them were small: rows are
+    taken in small steps, and columns that may be wide are measured.
     """
 
-    def __init__(self, columns: int, limit: int) -> None:
-        self.limit = max(1, min(limit, max(16, TARGET_BATCH_CELLS // max(1, columns))))
-        self._rows = min(self.limit, FIRST_BATCH_ROWS)
+    def __init__(self, columns: Sequence[Column], limit: int) -> None:
+        rows = max(1, min(limit, max(16, TARGET_BATCH_CELLS // max(1, len(columns)))))
+        # Rows to take at once; a batch is a whole number of them.
+        self.step = min(rows, STEP)
+        self.rows = rows - rows % self.step
+        self._wide = [i for i, column in enumerate(columns) if (column.max_bytes or sys.maxsize) > NARROW_CELL]
 
-    @property
-    def rows(self) -> int:
-        return self._rows
+    def measure(self, rows: Sequence[Row]) -> int:
+        """Bytes in the columns that may be wide."""
+        return sum(sum(map(len, filter(None, [row[i] for row in rows]))) for i in self._wide)
 
-    def learn(self, columns: list[list[Cell]], rows: int) -> None:
-        """Take the width of the last batch as a guess for the next; growing is slow, shrinking immediate."""
-        size = sum(len(cell) for column in columns for cell in column if cell)
-        fitting = int(rows * TARGET_BATCH_BYTES / size) if size else self.limit
-        self._rows = max(1, min(self.limit, fitting, self._rows * 4))
+
+def batches_of(
+    fetch: Callable[[int], Sequence[Row]], sizer: BatchSizer, taken: Sequence[Row] = ()
+) -> Iterator[list[Sequence[Cell]]]:
+    """The columns of each batch. `fetch(n)` gives the next rows, n at most, and none behind the last one.
+
+    `taken` rows have been fetched before; they come first.
+    """
+    rows = list(taken)
+    size = sizer.measure(rows)
+    step = 1  # until it is known how fast they come
+    started = time.monotonic()
+    while True:
+        now = time.monotonic()
+        if len(rows) >= sizer.rows or size >= TARGET_BATCH_BYTES or (rows and now - started > LONGEST_WAIT):
+            yield from _columns_of(rows, size)
+            rows, size, started = [], 0, time.monotonic()
+        more = fetch(min(step, sizer.rows - len(rows)))
+        if not more:
+            break
+        width = sizer.measure(more)
+        if rows and size + width > 2 * TARGET_BATCH_BYTES:
+            yield from _columns_of(rows, size)
+            rows, size, started = [], 0, time.monotonic()
+        rows += more
+        size += width
+        # As many as are likely to come soon and to fit, when they are like the last ones.
+        waited = time.monotonic() - now
+        step = min(sizer.step, int(LONGEST_WAIT * len(more) / waited)) if waited else sizer.step
+        step = max(1, min(step, TARGET_BATCH_BYTES * len(more) // width if width else step))
+    if rows:
+        yield from _columns_of(rows, size)
+
+
+def _columns_of(rows: list[Row], size: int) -> Iterator[list[Sequence[Cell]]]:
+    """`rows` by column; in parts, when they turned out to be much wider than expected."""
+    most = len(rows) if size < 2 * TARGET_BATCH_BYTES else max(1, TARGET_BATCH_BYTES * len(rows) // size)
+    for start in range(0, len(rows), most):
+        yield list(zip(*rows[start : start + most], strict=True))
 
 
 def resolve_host(host: str, port: int) -> int:

@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
@@ -21,6 +21,8 @@ from datasources.connectors.base import (
     ConnectorError,
     Query,
     Result,
+    Row,
+    batches_of,
     resolve_host,
     shut_down,
 )
@@ -263,23 +265,24 @@ class MySQL(Connector):
         return text.encode(CODECS.get(self._charset, "utf-8"))
 
     def _batches(self, result: Any, columns: tuple[Column, ...], max_rows: int) -> Iterator[Batch]:
-        sizer = BatchSizer(len(columns), max_rows)
         codec = CODECS.get(self._charset)
-        recoded = [i for i, column in enumerate(columns) if column.type is ColumnType.TEXT] if codec else []
-        while True:
-            with self.errors_explained():
-                if self._cancelled.is_set():
-                    raise ConnectorError("cancelled", _("The query was cancelled."))
-                rows = result.fetch_row(maxrows=sizer.rows, how=0)
+        recoded = {i for i, column in enumerate(columns) if column.type is ColumnType.TEXT} if codec else set()
+
+        def fetch(count: int) -> Sequence[Row]:
+            if self._cancelled.is_set():
+                raise ConnectorError("cancelled", _("The query was cancelled."))
+            rows: Sequence[Row] = result.fetch_row(maxrows=count, how=0)
             if not rows:
                 # The driver has checked the end-of-result packet: an error there was raised by fetch_row.
                 self._unfinished = False
-                return
-            cells: list[list[Cell]] = [list(column) for column in zip(*rows, strict=True)]
-            for i in recoded:
-                cells[i] = [recode(cell, str(codec)) if cell else cell for cell in cells[i]]
-            yield Batch(cells, len(rows))
-            sizer.learn(cells, len(rows))
+            self.activity += len(rows)
+            return rows
+
+        with self.errors_explained():
+            for cells in batches_of(fetch, BatchSizer(columns, max_rows)):
+                for i in recoded:
+                    cells[i] = [recode(cell, str(codec)) if cell else cell for cell in cells[i]]
+                yield Batch(cells, len(cells[0]))
 
     def backend_id(self) -> str:
         return str(self._thread_id) if self._conn is not None else ""
@@ -395,7 +398,8 @@ def _columns(result: Any, codec: str) -> tuple[Column, ...]:
         # describe() gives names as bytes or str, depending on the connection's use_unicode.
         label = name.decode(codec, "replace") if isinstance(name, bytes) else name
         column_type, digits = _column_type(kind, length, scale, flags, converter)
-        found.append(Column(label, column_type, digits, _TYPE_NAMES.get(kind, str(kind))))
+        # Hexadecimal digits take twice the room; what is recoded to UTF-8 half as much again.
+        found.append(Column(label, column_type, digits, _TYPE_NAMES.get(kind, str(kind)), 2 * length + 2))
     return tuple(found)
 
 

@@ -5,35 +5,52 @@ timeout never fires and a cancel between two of them is lost. But the server is 
 refuses by itself whatever is not a plain query.
 """
 
+import selectors
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import psycopg
 from django.utils.translation import gettext as _
 from psycopg import pq
-from psycopg.generators import execute, fetch, send
+from psycopg.abc import Loader, Transformer
+from psycopg.adapt import AdaptersMap
+from psycopg.adapt import Transformer as make_transformer  # C code where there is any
+from psycopg.generators import execute, send
 
 from datasources.connectors.base import (
     Batch,
     BatchSizer,
-    Cell,
     Column,
     ColumnType,
+    ConnectionParams,
     ConnectionReport,
     Connector,
     ConnectorError,
     Query,
     Result,
+    Row,
+    batches_of,
     resolve_host,
     shut_down,
 )
 from datasources.sqltext import POSTGRESQL
 
-# libpq (17 and later) hands over this many rows at once and can't be told otherwise on the way: more would be a
-# little faster, but with cells of a megabyte each row counts.
-CHUNK_ROWS = 32
-
+# The longest text of a cell, in bytes; of other types it depends on the modifier, or nothing is promised.
+_MAX_BYTES = {
+    "bool": 1,
+    "int2": 6,
+    "int4": 11,
+    "int8": 20,
+    "oid": 10,
+    "float4": 25,
+    "float8": 25,
+    "date": 16,
+    "time": 15,
+    "timestamp": 32,
+    "timestamptz": 40,
+    "uuid": 36,
+}
 _TYPES = {
     "bool": ColumnType.BOOLEAN,
     "int2": ColumnType.INTEGER,
@@ -68,6 +85,22 @@ _MAY_WRITE = """
 """
 
 
+class _UndecodedCells(AdaptersMap):
+    """Every type is read as bytea in binary form is: the bytes that the server sent, copied by C code."""
+
+    _as_they_are = psycopg.adapters.get_loader(psycopg.adapters.types["bytea"].oid, pq.Format.BINARY)
+
+    def get_loader(self, oid: int, format: pq.Format) -> "type[Loader] | None":
+        return self._as_they_are
+
+
+class _Undecoded:
+    """What psycopg's Transformer wants to know of its surroundings."""
+
+    adapters = _UndecodedCells()
+    connection = None
+
+
 class PostgreSQL(Connector):
     dialect = POSTGRESQL
     default_port = 5432
@@ -75,6 +108,10 @@ class PostgreSQL(Connector):
 
     _conn: psycopg.Connection[Any] | None = None
     _unfinished = False
+
+    def __init__(self, params: ConnectionParams) -> None:
+        super().__init__(params)
+        self._readable = selectors.DefaultSelector()
 
     def open(self) -> None:
         with self.errors_explained():
@@ -136,9 +173,8 @@ class PostgreSQL(Connector):
         with self.errors_explained():
             self._check_structure(statement, values)
             columns = self._describe(statement)
-        sizer = BatchSizer(len(columns), max_rows)
         self._unfinished = True
-        return Result(columns, self._batches(statement, values, columns, sizer))
+        return Result(columns, self._batches(statement, values, columns, BatchSizer(columns, max_rows)))
 
     def _check_structure(self, statement: str, values: list[str | None]) -> None:
         cursor = psycopg.RawCursor(self._open)
@@ -175,25 +211,22 @@ class PostgreSQL(Connector):
         self, statement: str, values: list[str | None], columns: tuple[Column, ...], sizer: BatchSizer
     ) -> Iterator[Batch]:
         binary = [i for i, column in enumerate(columns) if column.type is ColumnType.BINARY]
-        chunk = min(CHUNK_ROWS, sizer.limit)
+        # Loads the cells of a result as they came, without a Python function per cell.
+        loader: Transformer = make_transformer(_Undecoded())
+
+        def fetch(count: int) -> Sequence[Row]:
+            if self._cancelled.is_set():
+                raise ConnectorError("cancelled", _("The query was cancelled."))
+            return self._receive(loader)
+
         with self.errors_explained():
-            self._send(statement, values, chunk)
-        cells: list[list[Cell]] = [[] for _column in columns]
-        finished = False
-        while not finished:
-            with self.errors_explained():
-                if self._cancelled.is_set():
-                    raise ConnectorError("cancelled", _("The query was cancelled."))
-                finished = self._receive(cells)
-            rows = len(cells[0])
-            # A further chunk must not carry the batch over its limit.
-            if rows and (finished or rows >= sizer.rows or rows + chunk > sizer.limit):
+            # libpq (17 and later) hands over this many rows at once; it can't be told otherwise on the way.
+            self._send(statement, values, sizer.step)
+            self._readable.register(self._open.pgconn.socket, selectors.EVENT_READ)
+            for cells in batches_of(fetch, sizer):
                 for i in binary:
                     cells[i] = [b"0x" + cell[2:].upper() if cell is not None else None for cell in cells[i]]
-                yield Batch(cells, rows)
-                sizer.learn(cells, rows)
-                cells = [[] for _column in columns]
-        self._unfinished = False
+                yield Batch(cells, len(cells[0]))
 
     def _send(self, statement: str, values: list[str | None], chunk: int) -> None:
         """Start the query: values apart from it and without a type, as a quoted literal has none; text format."""
@@ -207,20 +240,24 @@ class PostgreSQL(Connector):
             pgconn.set_single_row_mode()
         self._open.wait(send(pgconn))
 
-    def _receive(self, cells: list[list[Cell]]) -> bool:
-        """Append the next rows to `cells`; True when the server has said that these were all."""
-        result = self._open.wait(fetch(self._open.pgconn))
+    def _receive(self, loader: Transformer) -> Sequence[Row]:
+        """The next rows; none when the server has said that these were all."""
+        pgconn = self._open.pgconn
+        # What libpq has read already needs no look at the socket.
+        while pgconn.is_busy():
+            self._readable.select()
+            pgconn.consume_input()
+            self.activity += 1
+        result = pgconn.get_result()
         if result is None:
             raise ConnectorError("connection_lost", _("The server ended the result without saying so."))
         if result.status in (pq.ExecStatus.TUPLES_CHUNK, pq.ExecStatus.SINGLE_TUPLE):
-            value = result.get_value
-            numbers = range(result.ntuples)
-            for index, column in enumerate(cells):
-                column += [value(number, index) for number in numbers]
-            return False
+            loader.set_pgresult(result, set_loaders=loader.pgresult is None)
+            return loader.load_rows(0, result.ntuples, tuple)
         if result.status != pq.ExecStatus.TUPLES_OK:
             raise psycopg.errors.error_from_result(result)
-        return True
+        self._unfinished = False
+        return ()
 
     def backend_id(self) -> str:
         return str(self._conn.info.backend_pid) if self._conn else ""
@@ -242,6 +279,7 @@ class PostgreSQL(Connector):
 
     def close(self) -> None:
         conn, self._conn = self._conn, None
+        self._readable.close()
         if conn is None:
             return
         if self._unfinished and not conn.closed:
@@ -326,7 +364,16 @@ def _column(described: Any, index: int, own_types: dict[int, str]) -> Column:
     if oid == known.array_oid:  # the register gives an array the type of its elements
         return Column(label, ColumnType.TEXT, None, f"{known.regtype}[]")
     column_type = _TYPES.get(known.name, ColumnType.TEXT)
-    return Column(label, column_type, _scale(column_type, described.fmod(index)), known.regtype)
+    modifier = described.fmod(index)
+    return Column(label, column_type, _scale(column_type, modifier), known.regtype, _max_bytes(known.name, modifier))
+
+
+def _max_bytes(name: str, modifier: int) -> int | None:
+    if name in ("varchar", "bpchar") and modifier > 4:
+        return 4 * (modifier - 4)  # characters
+    if name == "numeric" and modifier > 4:
+        return ((modifier - 4) >> 16) + 1000 + 3  # precision; the scale may be up to 1,000 beyond it
+    return _MAX_BYTES.get(name)
 
 
 def _scale(column_type: ColumnType, modifier: int) -> int | None:

@@ -3,7 +3,7 @@
 import re
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from django.utils.translation import gettext as _
 
 from datasources.connectors.base import (
+    STEP,
     Batch,
     BatchSizer,
     Cell,
@@ -21,6 +22,7 @@ from datasources.connectors.base import (
     ConnectorError,
     Query,
     Result,
+    batches_of,
 )
 from datasources.sqltext import SQLITE
 
@@ -95,10 +97,10 @@ class SQLite(Connector):
             if cursor.description is None:
                 raise ConnectorError("sql_error", _("The statement gives no rows. Write a SELECT."))
             names = [column[0] for column in cursor.description]
-            sizer = BatchSizer(len(names), max_rows)
-            first = cursor.fetchmany(sizer.rows)
+            # Enough to guess types from; every column may be wide here.
+            first = cursor.fetchmany(min(max_rows, STEP))
         columns = _columns(names, declared, first)
-        return Result(columns, self._batches(cursor, first, columns, sizer))
+        return Result(columns, self._batches(cursor, first, columns, _Sizer(columns, max_rows)))
 
     def _declared_types(self, query: Query) -> list[str]:
         """The declared type of each result column, "" for expressions: what a view of the query would have."""
@@ -114,21 +116,20 @@ class SQLite(Connector):
             self._open.execute("PRAGMA query_only = ON")
 
     def _batches(
-        self, cursor: sqlite3.Cursor, rows: list[Any], columns: tuple[Column, ...], sizer: BatchSizer
+        self, cursor: sqlite3.Cursor, first: list[Any], columns: tuple[Column, ...], sizer: BatchSizer
     ) -> Iterator[Batch]:
-        while rows:
+        def fetch(count: int) -> Sequence[Any]:
             if self._cancelled.is_set():
                 raise ConnectorError("cancelled", _("The query was cancelled."))
-            values = list(zip(*rows, strict=True))
-            cells = [
-                [canonical(value, column.type) for value in vector]
-                for vector, column in zip(values, columns, strict=True)
-            ]
-            mixed = (i for i, vector in enumerate(values) if _is_mixed(vector, columns[i].type))
-            yield Batch(cells, len(rows), frozenset(mixed))
-            sizer.learn(cells, len(rows))
             with self.errors_explained():
-                rows = cursor.fetchmany(sizer.rows)
+                rows = cursor.fetchmany(count)
+            self.activity += len(rows)
+            return rows
+
+        for values in batches_of(fetch, sizer, taken=first):
+            cells = [_cells(vector, column.type) for vector, column in zip(values, columns, strict=True)]
+            mixed = (i for i, vector in enumerate(values) if _is_mixed(vector, columns[i].type))
+            yield Batch(cells, len(values[0]), frozenset(mixed))
 
     def backend_id(self) -> str:
         return ""
@@ -168,6 +169,25 @@ class SQLite(Connector):
                 "permission_denied", _("The SQL does more than read: {message}").format(message=message), message
             )
         return ConnectorError("sql_error", _("SQLite refused the SQL: {message}").format(message=message), message)
+
+
+class _Sizer(BatchSizer):
+    """Numbers arrive as numbers here, and take no room to speak of."""
+
+    def measure(self, rows: Sequence[Any]) -> int:
+        return sum(len(value) for row in rows for value in row if isinstance(value, (str, bytes)))
+
+
+def _cells(values: Sequence[Any], column_type: ColumnType) -> list[Cell]:
+    """One column of the driver's values as canonical(); texts and integers alone, the usual, are done all at once."""
+    kinds = set(map(type, values))
+    if kinds == {str}:
+        cells: list[Cell] = [*"\0".join(values).encode("utf-8", "surrogatepass").split(b"\0")]
+        if len(cells) == len(values):  # no NUL in a text
+            return cells
+    if kinds == {int} and column_type is not ColumnType.BOOLEAN:
+        return [b"%d" % value for value in values]
+    return [canonical(value, column_type) for value in values]
 
 
 def canonical(value: Any, column_type: ColumnType) -> Cell:
@@ -213,7 +233,7 @@ def _type_of(declared: str, values: tuple[Any, ...]) -> tuple[ColumnType, int | 
     return ColumnType.TEXT, None
 
 
-def _is_mixed(values: tuple[Any, ...], column_type: ColumnType) -> bool:
+def _is_mixed(values: Sequence[Any], column_type: ColumnType) -> bool:
     """Whether a column of numbers holds text in this batch: "007" there is text, though it looks like a number."""
     numbers = (ColumnType.INTEGER, ColumnType.FLOAT, ColumnType.DECIMAL, ColumnType.BOOLEAN)
     return column_type in numbers and any(isinstance(value, (str, bytes)) for value in values)

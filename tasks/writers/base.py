@@ -5,12 +5,10 @@ not grow with rows. It never changes a value in silence: whatever a format can't
 `fidelity`.
 """
 
-import hashlib
-import os
 import sys
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,8 +18,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from datasources.connectors.base import Batch, Column, ColumnType
-
-MOST_IN_BATCH = 32 * 1024 * 1024  # bytes; connectors aim at half a megabyte
+from tasks.writers.outfile import HashedFile, WriteBehind
 
 # Why a cell in the file is not the very value of the database: code -> words for people.
 FIDELITY: dict[str, Promise] = {
@@ -68,41 +65,27 @@ class WriterOptions:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
-class HashedFile:
-    """A file that is only appended to; knows its size and SHA-256 without being read again."""
+@dataclass(slots=True)
+class OpenPart:
+    """The file that is being written, the thread that writes it, and the data rows in it so far."""
 
-    def __init__(self, path: Path) -> None:
-        # O_EXCL and O_NOFOLLOW: never into something that is there already, nor through a link.
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
-        self._file = open(os.open(path, flags, 0o600), "wb", buffering=1 << 18)
-        self._hash = hashlib.sha256()
-        self.path = path
-        self.size = 0
+    file: HashedFile
+    behind: WriteBehind
+    rows: int = 0
 
-    def write(self, data: bytes) -> None:
-        self._file.write(data)
-        self._hash.update(data)
-        self.size += len(data)
-
-    def finish(self) -> str:
-        """Flush to the disk itself and close. Returns the SHA-256 in hexadecimal digits."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        return self._hash.hexdigest()
-
-    def discard(self) -> None:
-        try:
-            self._file.close()
-        except OSError:
-            pass  # A full disk refuses the last buffer; the file goes anyway.
-        self.path.unlink(missing_ok=True)
+    @property
+    def most_bytes(self) -> int:
+        """What is in the file, and what is on its way to it even if it can't be compressed at all."""
+        # In this order: bytes that pass from one to the other meanwhile are counted twice, never not at all.
+        pending = self.behind.pending
+        return pending + self.file.size
 
 
 class Writer(ABC):
     """Writes one result set into `directory` as `<stem><extension>`, `<stem>_part2<extension>`, …
 
-    write() for each batch, then finish(); or abort(), which leaves nothing behind.
+    write() for each batch, then finish(); or abort(), which leaves nothing behind. What write() was given may still be
+    on its way to the disk when it returns.
     """
 
     extension: ClassVar[str]
@@ -123,13 +106,13 @@ class Writer(ABC):
         self.fidelity: Counter[str] = Counter()
         self.rows = 0
         self.parts: list[FilePart] = []
-        self._file: HashedFile | None = None
-        self._rows_in_part = 0
+        self._part: OpenPart | None = None
 
     @property
     def size(self) -> int:
         """Bytes written so far, in all parts."""
-        return sum(part.size for part in self.parts) + (self._file.size if self._file else 0)
+        part = self._part
+        return sum(part.size for part in self.parts) + (part.file.size if part else 0)
 
     def option(self, name: str) -> Any:
         default, _allowed = self.option_values[name]
@@ -154,89 +137,101 @@ class Writer(ABC):
 
     def write(self, batch: Batch) -> None:
         """Append the rows of `batch`. Raises OSError (disk full, …) or WriterError."""
-        if not batch.rows:
-            return
-        if self._file is None:
-            self._file = self._begin_part()
-        room = self._room(self._file)
-        if room >= MOST_IN_BATCH or room >= _most_bytes(batch):
-            self._append(self._file, batch)
-        elif room > 0 and batch.rows > 1:
-            # The end of a part is filled in ever smaller steps.
-            middle = batch.rows // 2
-            self.write(_rows(batch, 0, middle))
-            self.write(_rows(batch, middle, batch.rows))
-        elif self._rows_in_part:
-            self._finish_part(self._file)
-            self.write(batch)
-        else:
-            self._append(self._file, batch)
+        start = 0
+        while start < batch.rows:
+            part = self._part or self._begin_part()
+            count = min(batch.rows - start, self._rows_left(part))
+            self._append(part, batch.slice(start, start + count))
+            start += count
 
-    def _append(self, file: HashedFile, batch: Batch) -> None:
+    def _append(self, part: OpenPart, batch: Batch) -> None:
+        """Append rows that fit into the part by their number; those that do not fit by their size begin a new one."""
+        counted: Counter[str] = Counter()
+        data = self._encode(batch, counted)
+        if not self._has_room(part, len(data)):
+            # The end of a part is filled in ever smaller steps; what is too large for an empty one is written anyway.
+            if batch.rows > 1:
+                middle = batch.rows // 2
+                self.write(batch.slice(0, middle))
+                self.write(batch.slice(middle, batch.rows))
+                return
+            if part.rows:
+                self._finish_part(part)
+                self.write(batch)
+                return
+        self._put(part, data, batch.rows)
+        self.fidelity += counted
         for index, column in enumerate(self.columns):
             if column.type is ColumnType.BINARY:
                 self.fidelity["binary_as_hex"] += batch.rows - batch.columns[index].count(None)
-        self._write_rows(file, batch)
         self.rows += batch.rows
-        self._rows_in_part += batch.rows
+
+    def _has_room(self, part: OpenPart, size: int) -> bool:
+        """Whether `size` bytes fit into the part, even if they can't be compressed at all."""
+        limit = min(self.options.max_file_size, self.largest_file) - self.slack - size
+        # When what is on its way is too much, it is compressed first: then its size is known.
+        for make_sure in (part.behind.drain, part.behind.flush):
+            if part.most_bytes <= limit:
+                return True
+            make_sure()
+        return part.most_bytes <= limit
 
     def finish(self) -> list[FilePart]:
         """Close the last file; an empty result gives one file with its header. All files are on the disk then."""
-        if self._file is None and not self.parts:
-            self._file = self._begin_part()
-        if self._file is not None:
-            self._finish_part(self._file)
+        if self._part is None and not self.parts:
+            self._begin_part()
+        if self._part is not None:
+            self._finish_part(self._part)
         self.fidelity = +self.fidelity
         return self.parts
 
     def abort(self) -> None:
         """Remove everything that was written. May be called at any time, also after an error of write()."""
-        if self._file is not None:
-            self._file.discard()
-            self._file = None
+        if self._part is not None:
+            self._part.behind.abandon()
+            self._part.file.discard()
+            self._part = None
         for part in self.parts:
             part.path.unlink(missing_ok=True)
         self.parts = []
 
-    def _room(self, file: HashedFile) -> int:
-        return min(self.options.max_file_size, self.largest_file) - self.slack - file.size
-
-    def _begin_part(self) -> HashedFile:
+    def _begin_part(self) -> OpenPart:
         number = len(self.parts) + 1
         suffix = f"_part{number}" if number > 1 else ""
         file = HashedFile(self.directory / f"{self.stem}{suffix}{self.extension}")
         try:
-            self._open(file)
+            self._part = OpenPart(file, WriteBehind(self._open(file)))
         except BaseException:
             file.discard()
             raise
-        return file
+        return self._part
 
-    def _finish_part(self, file: HashedFile) -> None:
-        self._close(file)
-        sha256 = file.finish()
-        self.parts.append(FilePart(file.path, self._rows_in_part, file.size, sha256))
-        self._file = None
-        self._rows_in_part = 0
-
-    @abstractmethod
-    def _open(self, file: HashedFile) -> None:
-        """Begin a file: what stands before the first row."""
+    def _finish_part(self, part: OpenPart) -> None:
+        part.behind.flush()
+        self._close(part)
+        part.behind.close()
+        sha256 = part.file.finish()
+        self.parts.append(FilePart(part.file.path, part.rows, part.file.size, sha256))
+        self._part = None
 
     @abstractmethod
-    def _write_rows(self, file: HashedFile, batch: Batch) -> None:
-        """Append rows."""
+    def _open(self, file: HashedFile) -> Callable[[bytes], None]:
+        """Begin a file: what stands before the first row. Returns where encoded rows go; called in another thread."""
+
+    def _rows_left(self, part: OpenPart) -> int:
+        """How many rows may come next, at least one; the moment to begin a new sheet."""
+        return sys.maxsize
 
     @abstractmethod
-    def _close(self, file: HashedFile) -> None:
-        """End a file: what stands behind the last row."""
+    def _encode(self, batch: Batch, fidelity: "Counter[str]") -> bytes:
+        """The next rows as they stand in the file, before compression. Changes nothing: it may be asked again for
+        fewer of the rows."""
 
+    def _put(self, part: OpenPart, data: bytes, rows: int) -> None:
+        """Send encoded rows on their way to the file."""
+        part.behind.put(data)
+        part.rows += rows
 
-def _rows(batch: Batch, start: int, end: int) -> Batch:
-    return Batch([column[start:end] for column in batch.columns], end - start, batch.as_text)
-
-
-def _most_bytes(batch: Batch) -> int:
-    """What `batch` takes in a file at most: its text, separators or markup, and as much again for escaping."""
-    texts = sum(len(cell) for column in batch.columns for cell in column if cell)
-    return 2 * (texts + 16 * batch.rows * len(batch.columns))
+    @abstractmethod
+    def _close(self, part: OpenPart) -> None:
+        """End a file: what stands behind the last row. Nothing is on its way at this time."""

@@ -1,345 +1,449 @@
 """Columns of database text -> columns of spreadsheet cells (ECMA-376 part 1, 18.3.1.4), as bytes.
 
-A chunk of a column is looked at as a whole with operations that run at the speed of C. When nothing in it is
-special, its cells go into the row as they are, between a prefix and a suffix that all of them share; only a chunk
-with something special in it pays per cell.
+A chunk of a column is looked at as a whole with operations that run at the speed of C (joined.py). When nothing in it
+is special, its cells go into the sheet as they are, between an opening and a closing that all of them share; what is
+special is paid for by the cells that have it, where that can be, and by the chunk where it can't.
 """
 
 import re
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from datetime import date
-from functools import lru_cache
 from math import isinf
 from typing import NamedTuple
 
 from datasources.connectors.base import Cell, Column, ColumnType
+from tasks.writers.joined import (
+    SEPARATOR,
+    any_begins_with,
+    change_cells_with,
+    decoded,
+    has_empty,
+    is_separable,
+    join,
+)
+from tasks.writers.rows import Cells
 
 MAX_CELL_CHARACTERS = 32_767  # Excel's limit, in UTF-16 units
 TRUNCATED_MARK = "…[已截断]"
 MAX_DIGITS = 15  # A spreadsheet's number is a double: further digits would be lost
 
-_EPOCH = date(1899, 12, 30).toordinal()  # Day 0 of the 1900 date system, from 1900-03-01 on
-_FIRST_DAY = date(1900, 3, 1).toordinal()  # Before it Excel counts a 29 February 1900 that never was
-BLANK = b"/>"
+_NUMBER_CLOSING = b"</v></c>"
+_TEXT_CLOSING = b"</t></is></c>"
 
 
-class Cells(NamedTuple):
-    """The cells of one column behind `<c r="A1"`: prefix + cell + suffix each."""
-
-    prefix: bytes
-    values: list[bytes]
-    suffix: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Styles:
-    """The indexes into the workbook's cell formats that one column uses."""
+class Styles(NamedTuple):
+    """The indexes into the workbook's cell formats that one column uses; 0 is the general format."""
 
     value: int
     text: int
     quoted: int
 
 
-Converter = Callable[[list[Cell], Styles, "Counter[str]"], Cells]
+class TextOpening(NamedTuple):
+    """How a text begins; `spaced` where a reader could take blanks away."""
+
+    plain: bytes
+    spaced: bytes
 
 
-def convert(column: Column, values: list[Cell], styles: Styles, fidelity: "Counter[str]", *, as_text: bool) -> Cells:
+class Markup:
+    """How the cells of one column begin in XML.
+
+    With references these stand behind `<c r="A1`, without behind `<c`.
+    """
+
+    def __init__(self, styles: Styles, *, references: bool = True) -> None:
+        quote = b'"' if references else b""
+
+        def opening(style: int, rest: bytes) -> bytes:
+            return quote + (b' s="%d"' % style if style else b"") + rest
+
+        def text_opening(style: int) -> TextOpening:
+            start = opening(style, b' t="inlineStr"><is><t')
+            return TextOpening(start + b">", start + b' xml:space="preserve">')
+
+        self.blank = quote + b"/>"
+        self.number = opening(styles.value, b"><v>")
+        self.boolean = opening(styles.value, b' t="b"><v>')
+        self.text = text_opening(styles.value)
+        # A text in a column of numbers or dates.
+        self.stray = text_opening(styles.text)
+        # A text like a formula.
+        self.quoted = text_opening(styles.quoted)
+
+
+Converter = Callable[[Sequence[Cell], Markup, "Counter[str]"], Cells]
+
+
+def convert(
+    column: Column, values: Sequence[Cell], markup: Markup, fidelity: "Counter[str]", *, as_text: bool
+) -> Cells:
     """One column of a batch as cells; what could not stay as it was is counted in `fidelity`."""
     if as_text:
-        return text(values, styles, fidelity)
-    return CONVERTERS[column.type](values, styles, fidelity)
+        return text(values, markup, fidelity)
+    return CONVERTERS[column.type](values, markup, fidelity)
 
 
-def _number_cells(style: int) -> tuple[bytes, bytes]:
-    return b' s="%d"><v>' % style, b"</v></c>"
+def _numbers(values: Sequence[Cell], written: Sequence[bytes], opening: bytes, markup: Markup) -> Cells:
+    """Cells of numbers as they stand in `written`; an empty one is blank."""
+    if all(written):
+        return Cells(opening, written, _NUMBER_CLOSING)
+    return _with_blanks([opening if number else markup.blank for number in written], written, _NUMBER_CLOSING)
 
 
-def _per_cell(values: list[Cell], one: Callable[[bytes], bytes]) -> Cells:
-    return Cells(b"", [BLANK if value is None else one(value) for value in values], b"")
+def _with_blanks(openings: list[bytes], written: Sequence[bytes], closing: bytes) -> Cells:
+    return Cells(openings, written, [closing if value else b"" for value in written])
 
 
-def _text_cell(value: bytes, style: int) -> bytes:
-    """A cell of text that is known to need no escaping."""
-    return b' s="%d" t="inlineStr"><is><t>%b</t></is></c>' % (style, value)
+def _count_empty(values: Sequence[Cell], fidelity: "Counter[str]") -> None:
+    """Empty texts can't be told from NULL in a sheet."""
+    fidelity["empty_text_as_blank"] += values.count(b"")
 
 
-def _present(values: list[Cell]) -> tuple[list[bytes], bytes]:
-    """The cells that are not NULL, and the same joined with NUL characters."""
-    try:
-        return values, b"\0".join(values)  # type: ignore[arg-type, return-value]  # fails on the first None
-    except TypeError:
-        present = [value for value in values if value is not None]
-        return present, b"\0".join(present)
+def _per_cell(values: Sequence[Cell], markup: Markup, one: Callable[[bytes], bytes]) -> Cells:
+    """The way for a chunk with something strange in it: `one` makes a whole cell, opening and closing included."""
+    return Cells(b"", [markup.blank if value is None else one(value) for value in values], b"")
 
 
-def _spread(values: list[Cell], present: list[bytes], prefix: bytes, suffix: bytes) -> Cells:
-    """`present` cells in the places that are neither NULL nor empty in `values`."""
-    if len(present) == len(values):
-        return Cells(prefix, present, suffix)
-    rest = iter(present)
-    return Cells(b"", [prefix + next(rest) + suffix if value else BLANK for value in values], b"")
-
-
-# Whole columns joined with NUL characters. The possessive repetitions never go back: twice as fast.
-_INTEGERS = re.compile(rb"(?:-?+[0-9]{1,%d}+\0)*+" % MAX_DIGITS)
-_LONG_INTEGERS = re.compile(rb"(?:-?+[1-9][0-9]{%d,}+\0)*+" % MAX_DIGITS)
-_NUMBERS = re.compile(rb"(?:-?+[0-9]++(?:\.[0-9]++)?+\0)*+")
+# Whole columns joined with NUL; an empty cell is NULL. Possessive repetitions never go back: twice as fast.
+_INTEGERS = re.compile(rb"(?:(?:-?+[0-9]{1,%d}+)?+\0)*+" % MAX_DIGITS)
+_LONG_INTEGERS = re.compile(rb"(?:(?:-?+[1-9][0-9]{%d,}+)?+\0)*+" % MAX_DIGITS)
+_DECIMALS = re.compile(rb"(?:(?:-?+[0-9]++(?:\.[0-9]++)?+)?+\0)*+")
+# Exponents of one or two digits never reach infinity.
+_FLOATS = re.compile(rb"(?:(?:-?+[0-9]++(?:\.[0-9]++)?+(?:[eE][+-]?[0-9]{1,2}+)?+)?+\0)*+")
 _DECIMAL = re.compile(rb"-?([0-9]+)(?:\.([0-9]+))?")
 _FLOAT = re.compile(rb"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _LONGEST_FLOAT = 25  # characters of a double without an exponent
 
 
-def integer(values: list[Cell], styles: Styles, fidelity: "Counter[str]") -> Cells:
-    prefix, suffix = _number_cells(styles.value)
-    present, joined = _present(values)
-    if _INTEGERS.fullmatch(joined + b"\0"):
-        return _spread(values, present, prefix, suffix)
-    if _LONG_INTEGERS.fullmatch(joined + b"\0"):
-        fidelity["long_number_as_text"] += len(present)
-        return _spread(values, present, *_text_cell(b"\0", styles.text).split(b"\0"))
+def integer(values: Sequence[Cell], markup: Markup, fidelity: "Counter[str]") -> Cells:
+    written, joined = join(values)
+    if _INTEGERS.fullmatch(joined + SEPARATOR):
+        if has_empty(joined):
+            _count_empty(values, fidelity)
+        return _numbers(values, written, markup.number, markup)
+    if not has_empty(joined) and _LONG_INTEGERS.fullmatch(joined + SEPARATOR):
+        fidelity["long_number_as_text"] += len(written)
+        return Cells(markup.stray.plain, written, _TEXT_CLOSING)
 
     def one(value: bytes) -> bytes:
         digits = value.removeprefix(b"-")
         if not digits.isdigit():
-            return _stray(value, "number_as_text", styles, fidelity)
+            return _stray(value, "number_as_text", markup, fidelity)
         if len(digits.lstrip(b"0")) > MAX_DIGITS:
             fidelity["long_number_as_text"] += 1
-            return _text_cell(value, styles.text)
-        return prefix + value + suffix
+            return markup.stray.plain + value + _TEXT_CLOSING
+        return markup.number + value + _NUMBER_CLOSING
 
-    return _per_cell(values, one)
+    return _per_cell(values, markup, one)
 
 
-def decimal(values: list[Cell], styles: Styles, fidelity: "Counter[str]") -> Cells:
-    prefix, suffix = _number_cells(styles.value)
-    present, joined = _present(values)
-    if _are_short_numbers(present, joined, MAX_DIGITS):
-        return _spread(values, present, prefix, suffix)
+def decimal(values: Sequence[Cell], markup: Markup, fidelity: "Counter[str]") -> Cells:
+    written, joined = join(values)
+    if _DECIMALS.fullmatch(joined + SEPARATOR) and _most_digits(written, joined) <= MAX_DIGITS:
+        if has_empty(joined):
+            _count_empty(values, fidelity)
+        return _numbers(values, written, markup.number, markup)
 
     def one(value: bytes) -> bytes:
         match = _DECIMAL.fullmatch(value)
         if match is None:
-            return _stray(value, "number_as_text", styles, fidelity)
+            return _stray(value, "number_as_text", markup, fidelity)
         whole, fraction = match[1].lstrip(b"0"), (match[2] or b"").rstrip(b"0")
         significant = len(whole) + len(fraction) if whole else len(fraction.lstrip(b"0"))
         if significant > MAX_DIGITS:
             fidelity["long_number_as_text"] += 1
-            return _text_cell(value, styles.text)
-        return prefix + value + suffix
+            return markup.stray.plain + value + _TEXT_CLOSING
+        return markup.number + value + _NUMBER_CLOSING
 
-    return _per_cell(values, one)
+    return _per_cell(values, markup, one)
 
 
-def floating(values: list[Cell], styles: Styles, fidelity: "Counter[str]") -> Cells:
-    prefix, suffix = _number_cells(styles.value)
-    present, joined = _present(values)
-    if _are_short_numbers(present, joined, _LONGEST_FLOAT):
-        return _spread(values, present, prefix, suffix)
+def _most_digits(written: Sequence[bytes], joined: bytes) -> int:
+    """The digits of the longest number, or a little more."""
+    most = max(map(len, written))
+    return most if most <= MAX_DIGITS else max(map(len, joined.translate(None, b"-.").split(SEPARATOR)))
+
+
+def floating(values: Sequence[Cell], markup: Markup, fidelity: "Counter[str]") -> Cells:
+    written, joined = join(values)
+    if _FLOATS.fullmatch(joined + SEPARATOR) and max(map(len, written)) <= _LONGEST_FLOAT:
+        if has_empty(joined):
+            _count_empty(values, fidelity)
+        return _numbers(values, written, markup.number, markup)
 
     def one(value: bytes) -> bytes:
         # What overflows to infinity has no place in a number cell either.
         if not _FLOAT.fullmatch(value) or isinf(float(value)):
-            return _stray(value, "number_as_text", styles, fidelity)
-        return prefix + value + suffix
+            return _stray(value, "number_as_text", markup, fidelity)
+        return markup.number + value + _NUMBER_CLOSING
 
-    return _per_cell(values, one)
-
-
-def _are_short_numbers(present: list[bytes], joined: bytes, longest: int) -> bool:
-    return bool(_NUMBERS.fullmatch(joined + b"\0")) and max(map(len, present)) <= longest
+    return _per_cell(values, markup, one)
 
 
-def _stray(value: bytes, code: str, styles: Styles, fidelity: "Counter[str]") -> bytes:
+def _stray(value: bytes, code: str, markup: Markup, fidelity: "Counter[str]") -> bytes:
     """A value that its column's type can't hold, as text."""
     if value:
         fidelity[code] += 1
-    return _one_text(value, styles.text, styles, fidelity)
+    return _one_text(value, markup.stray, markup, fidelity)
 
 
-_TRUE = b' t="b"><v>1</v></c>'
-_FALSE = b' t="b"><v>0</v></c>'
+_BOOLEANS: dict[Cell, bytes] = {b"t": b"1", b"f": b"0", None: b""}
 
 
-def boolean(values: list[Cell], styles: Styles, fidelity: "Counter[str]") -> Cells:
-    known = {b"t": _TRUE, b"f": _FALSE}
-    return _per_cell(values, lambda value: known.get(value) or _stray(value, "number_as_text", styles, fidelity))
-
-
-_DATE = re.compile(rb"(\d{4})-(\d\d)-(\d\d)")
-_BEHIND_SECONDS = re.compile(rb"(?:\.(\d{1,6}))?(?:[+-]\d\d(?::?\d\d){0,2})?")
-# In microseconds. Two small tables stay in the processor's cache; one of all 86,400 times would not.
-_MINUTES = {b"%02d:%02d" % divmod(minute, 60): minute * 60_000_000 for minute in range(24 * 60)}
-_SECONDS = {b":%02d" % second: second * 1_000_000 for second in range(60)}
-_BEHIND_DATE = {separator + minute: time for separator in (b" ", b"T") for minute, time in _MINUTES.items()}
-
-
-@lru_cache(maxsize=16_384)
-def _day_number(value: Cell) -> bytes | None:
-    """The serial number of YYYY-MM-DD; None for what is no date, or none that a spreadsheet knows."""
-    match = _DATE.fullmatch(value or b"")
-    if match is None:
-        return None
+def boolean(values: Sequence[Cell], markup: Markup, fidelity: "Counter[str]") -> Cells:
     try:
-        ordinal = date(int(match[1]), int(match[2]), int(match[3])).toordinal()
-    except ValueError:
-        return None
-    return b"%d" % (ordinal - _EPOCH) if ordinal >= _FIRST_DAY else None
-
-
-@lru_cache(maxsize=1024)
-def _fraction(value: bytes) -> int:
-    """The microseconds in [.ffffff][+HH[:MM]], which stands behind HH:MM:SS. Raises ValueError for anything else."""
-    match = _BEHIND_SECONDS.fullmatch(value)
-    if match is None:
-        raise ValueError(value)
-    return int(match[1].ljust(6, b"0")) if match[1] else 0
-
-
-def day(values: list[Cell], styles: Styles, fidelity: "Counter[str]") -> Cells:
-    prefix, suffix = _number_cells(styles.value)
-    numbers = list(map(_day_number, values))
-    if None not in numbers:
-        return Cells(prefix, numbers, suffix)  # type: ignore[arg-type]  # no None in it
+        return _numbers(values, [_BOOLEANS[value] for value in values], markup.boolean, markup)
+    except KeyError:
+        pass
 
     def one(value: bytes) -> bytes:
-        number = _day_number(value)
-        return prefix + number + suffix if number else _stray(value, "date_as_text", styles, fidelity)
+        known = _BOOLEANS.get(value)
+        if known is None:
+            return _stray(value, "number_as_text", markup, fidelity)
+        return markup.boolean + known + _NUMBER_CLOSING
 
-    return _per_cell(values, one)
-
-
-def _parts_of_day(microseconds: int) -> int:
-    """The part of the day in units of 10**-12 days: 0.09 microseconds, more than any reader keeps."""
-    return (microseconds * 625 + 27) // 54  # 10**12 / 86,400,000,000 = 625 / 54
+    return _per_cell(values, markup, one)
 
 
-def moment(values: list[Cell], styles: Styles, fidelity: "Counter[str]") -> Cells:
+_EPOCH = date(1899, 12, 30).toordinal()  # Day 0 of the 1900 date system, from 1900-03-01 on
+_FIRST_DAY = date(1900, 3, 1).toordinal()  # Before it Excel counts a 29 February 1900 that never was
+_DATE = re.compile(rb"(\d{4})-(\d\d)-(\d\d)")
+
+
+class _Days(dict[Cell, bytes]):
+    """YYYY-MM-DD -> its serial number, made when first asked for. KeyError for what is no date, or none that a
+    spreadsheet knows."""
+
+    MOST = 16_384  # 45 years; 2 MB
+
+    def __missing__(self, value: Cell) -> bytes:
+        match = _DATE.fullmatch(value or b"")
+        if match is None:
+            raise KeyError(value)
+        try:
+            ordinal = date(int(match[1]), int(match[2]), int(match[3])).toordinal()
+        except ValueError:
+            raise KeyError(value) from None
+        if ordinal < _FIRST_DAY:
+            raise KeyError(value)
+        if len(self) >= self.MOST:
+            self.clear()
+        self[value] = number = b"%d" % (ordinal - _EPOCH)
+        return number
+
+
+def _part_of_day(microseconds: int) -> int:
+    """In units of 10**-12 days, 0.09 microseconds: more than any reader keeps. 10**12 / 86,400,000,000 = 625 / 54."""
+    return (microseconds * 625 + 27) // 54
+
+
+class _Seconds(dict[bytes, int]):
+    """What stands behind HH:MM, :SS[.ffffff][+HH[:MM]], -> part of the day. KeyError for anything else."""
+
+    MOST = 4096
+    SHAPE = re.compile(rb":([0-5]\d)(?:\.(\d{1,6}))?(?:[+-]\d\d(?::?\d\d){0,2})?")
+
+    def __missing__(self, value: bytes) -> int:
+        if len(value) == 10 and value[3] == ord(".") and value[4:].isdigit() and not value.endswith(b"000"):
+            return self[value[:3]] + _part_of_day(int(value[4:]))
+        match = self.SHAPE.fullmatch(value)
+        if match is None:
+            raise KeyError(value)
+        fraction = match[2].ljust(6, b"0") if match[2] else b"000000"
+        part = _part_of_day(int(match[1]) * 1_000_000 + int(fraction))
+        # There are too many microseconds to meet one again.
+        if fraction.endswith(b"000"):
+            if len(self) >= self.MOST:
+                self.clear()
+                self[b""] = 0
+            self[value] = part
+        return part
+
+
+# Two small tables stay in the processor's cache; one of all 86,400 times would not, and is no faster.
+_MINUTES = {b"%02d:%02d" % divmod(minute, 60): _part_of_day(minute * 60_000_000) for minute in range(24 * 60)}
+_MINUTES_BEHIND_DATE = {between + minute: part for between in (b" ", b"T") for minute, part in _MINUTES.items()}
+_SECONDS = _Seconds()
+_MINUTES_BEHIND_DATE[b""] = _SECONDS[b""] = 0  # a date alone is its midnight
+_DAYS = _Days()
+# Microseconds that are no whole milliseconds.
+_FINER = re.compile(rb"\.\d{3}(?!0{1,3}(?!\d))\d")
+
+
+def day(values: Sequence[Cell], markup: Markup, fidelity: "Counter[str]") -> Cells:
+    def serials(cells: Sequence[Cell]) -> list[bytes]:
+        days = _DAYS
+        return [days[cell] if cell is not None else b"" for cell in cells]
+
+    return _times(values, serials, "date_as_text", markup, fidelity)
+
+
+def moment(values: Sequence[Cell], markup: Markup, fidelity: "Counter[str]") -> Cells:
     """Date and time; an offset behind it says the task's zone and is left out."""
-    prefix, suffix = _number_cells(styles.value)
 
-    def one(value: bytes) -> bytes:
-        number = _day_number(value[:10])
-        try:
-            microseconds = _BEHIND_DATE[value[10:16]] + _SECONDS[value[16:19]] if len(value) > 10 else 0
-            if len(value) > 19:
-                microseconds += _fraction(value[19:])
-                if microseconds % 1000 and number:
-                    fidelity["sub_millisecond"] += 1
-        except (KeyError, ValueError):
-            number = None
-        if number is None:
-            return _stray(value, "date_as_text", styles, fidelity)
-        return b"%b%b.%012d%b" % (prefix, number, _parts_of_day(microseconds), suffix)
+    def serials(cells: Sequence[Cell]) -> list[bytes]:
+        days, minutes, seconds = _DAYS, _MINUTES_BEHIND_DATE, _SECONDS
+        return [
+            b"%b.%012d" % (days[cell[:10]], minutes[cell[10:16]] + seconds[cell[16:]]) if cell is not None else b""
+            for cell in cells
+        ]
 
-    return _per_cell(values, one)
+    return _times(values, serials, "date_as_text", markup, fidelity)
 
 
-def clock(values: list[Cell], styles: Styles, fidelity: "Counter[str]") -> Cells:
-    prefix, suffix = _number_cells(styles.value)
+def clock(values: Sequence[Cell], markup: Markup, fidelity: "Counter[str]") -> Cells:
+    def serials(cells: Sequence[Cell]) -> list[bytes]:
+        joined = join(cells)[1]
+        if b"+" in joined or b"-" in joined:
+            raise KeyError  # Excel has no times with an offset.
+        return [b"0.%012d" % (_MINUTES[cell[:5]] + _SECONDS[cell[5:]]) if cell is not None else b"" for cell in cells]
 
-    def one(value: bytes) -> bytes:
-        try:
-            microseconds = _MINUTES[value[:5]] + _SECONDS[value[5:8]] + _fraction(value[8:])
-        except (KeyError, ValueError):
-            return _stray(value, "time_as_text", styles, fidelity)
-        if b"+" in value or b"-" in value:  # Excel has no times with an offset.
-            return _stray(value, "time_as_text", styles, fidelity)
-        if microseconds % 1000:
-            fidelity["sub_millisecond"] += 1
-        return b"%b0.%012d%b" % (prefix, _parts_of_day(microseconds), suffix)
+    return _times(values, serials, "time_as_text", markup, fidelity)
 
-    return _per_cell(values, one)
+
+def _times(
+    values: Sequence[Cell],
+    serials: Callable[[Sequence[Cell]], list[bytes]],
+    code: str,
+    markup: Markup,
+    fidelity: "Counter[str]",
+) -> Cells:
+    """Cells with the `serials` of `values`; where these raise KeyError, a cell is text and is counted as `code`."""
+    try:
+        written = serials(values)
+    except KeyError:
+        return _per_cell(values, markup, lambda value: _one_time(value, serials, code, markup, fidelity))
+    _count_finer(values, fidelity)
+    return _numbers(values, written, markup.number, markup)
+
+
+def _one_time(
+    value: bytes, serials: Callable[[Sequence[Cell]], list[bytes]], code: str, markup: Markup, fidelity: "Counter[str]"
+) -> bytes:
+    try:
+        (serial,) = serials([value])
+    except KeyError:
+        return _stray(value, code, markup, fidelity)
+    _count_finer([value], fidelity)
+    return markup.number + serial + _NUMBER_CLOSING
+
+
+def _count_finer(values: Sequence[Cell], fidelity: "Counter[str]") -> None:
+    joined = join(values)[1]
+    if b"." not in joined:
+        return
+    # MySQL writes all digits of the column's scale, mostly zeros.
+    rest = joined.replace(b".000000", b"")
+    if b"." in rest:
+        fidelity["sub_millisecond"] += len(_FINER.findall(rest))
 
 
 # What XML 1.0 or Excel can't hold: C0 controls but TAB and LF, and the two non-characters U+FFFE and U+FFFF.
 _CONTROLS = bytes(code for code in range(32) if code not in (9, 10))
-_NONCHARACTERS = (b"\xef\xbf\xbe", b"\xef\xbf\xbf")
-_UNWRITABLE = re.compile("[\x00-\x08\x0b-\x1f\ufffe\uffff]")
+_NOT_CONTROLS = bytes(code for code in range(256) if code not in _CONTROLS or code == 0)
+_NONCHARACTERS = ("\ufffe", "\uffff")
+_ESCAPED = re.compile("[\x00-\x08\x0b-\x1f\ufffe\uffff]")
 # Also what looks escaped only when the character behind it has been escaped.
 _LOOKS_ESCAPED = re.compile("_(?=x[0-9A-Fa-f]{4}[_\x00-\x08\x0b-\x1f\ufffe\uffff])")
-_FORMULA_STARTS = (b"=", b"+", b"-", b"@")
-_BLANKS = " \t\n"
+_FORMULA_STARTS = frozenset((b"=", b"+", b"-", b"@"))
 
 
-def text(values: list[Cell], styles: Styles, fidelity: "Counter[str]") -> Cells:
-    present, joined = _present(values)
-    if b"\0\0" in joined or joined[:1] == b"\0" or joined[-1:] == b"\0" or not joined:
-        present = [value for value in present if value]
-        joined = b"\0".join(present)
-    if not _is_plain(joined, present):
-        return _per_cell(values, lambda value: _one_text(value, styles.value, styles, fidelity))
-    if len(present) < len(values):
-        fidelity["empty_text_as_blank"] += values.count(b"")
-    # One cell that needs xml:space gives it to all.
-    space = _SPACE if _has_outer_blanks(joined) else b""
-    prefix, suffix = _opening(styles.value, space), b"</t></is></c>"
-    cells = present
-    if b"&" in joined or b"<" in joined or b">" in joined:
-        cells = _escape_markup(joined).split(b"\0")
-    if not any(b"\0" + start in joined or joined[:1] == start for start in _FORMULA_STARTS):
-        return _spread(values, cells, prefix, suffix)
-    quoted = _opening(styles.quoted, space)
-    cells = [(quoted if cell[:1] in _FORMULA_STARTS else prefix) + cell + suffix for cell in cells]
-    return _spread(values, cells, b"", b"")
+def text(values: Sequence[Cell], markup: Markup, fidelity: "Counter[str]") -> Cells:
+    written, joined = join(values)
+    characters = _ordinary(written, joined)
+    if characters is None:
+        return _per_cell(values, markup, lambda value: _one_text(value, markup.text, markup, fidelity))
+    blanks = has_empty(joined)
+    if blanks:
+        _count_empty(values, fidelity)
+    quoted = any(any_begins_with(joined, character) for character in _FORMULA_STARTS)
+    spaced = _has_outer_blanks(joined)
+    # Escaping changes no cell from empty to not empty, nor its first character to or from one of a formula.
+    escaped = _escape(joined, characters, fidelity)
+    if escaped is not joined:
+        written = escaped.split(SEPARATOR)
+    plain = markup.text.plain
+    if not quoted and not spaced:
+        if not blanks:
+            return Cells(plain, written, _TEXT_CLOSING)
+        return _with_blanks([plain if cell else markup.blank for cell in written], written, _TEXT_CLOSING)
+    # Slower, and the same for each cell whatever stands beside it.
+    normal, formula = markup.text, markup.quoted
+    if spaced:
+        openings = [(formula if cell[:1] in _FORMULA_STARTS else normal)[_needs_space(cell)] for cell in written]
+    else:
+        openings = [formula.plain if cell[:1] in _FORMULA_STARTS else plain for cell in written]
+    if not blanks:
+        return Cells(openings, written, _TEXT_CLOSING)
+    openings = [opening if cell else markup.blank for opening, cell in zip(openings, written, strict=True)]
+    return _with_blanks(openings, written, _TEXT_CLOSING)
 
 
-def _is_plain(joined: bytes, present: list[bytes]) -> bool:
-    """Whether no text in the joined column must be escaped (other than markup), cut or replaced."""
-    separators = max(0, len(present) - 1)
-    # This also finds a NUL inside a text.
-    if len(joined.translate(None, _CONTROLS)) != len(joined) - separators:
-        return False
-    if b"_x" in joined or any(character in joined for character in _NONCHARACTERS):
-        return False
-    if len(joined) > MAX_CELL_CHARACTERS and max(map(len, present)) > MAX_CELL_CHARACTERS:
-        return False
-    try:
-        joined.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
+def _ordinary(written: Sequence[bytes], joined: bytes) -> str | None:
+    """The joined texts decoded, when all of them are UTF-8, short enough, and can be told apart."""
+    if len(joined) > MAX_CELL_CHARACTERS and max(map(len, written)) > MAX_CELL_CHARACTERS:
+        return None
+    return decoded(joined) if is_separable(joined, len(written)) else None
 
 
 def _has_outer_blanks(joined: bytes) -> bool:
-    """Whether a reader could take blanks away; line feeds and tabs count anywhere."""
-    if joined[:1] == b" " or joined[-1:] == b" ":
+    """Whether a reader could take blanks away from a cell; line feeds and tabs count anywhere."""
+    if b"\n" in joined or b"\t" in joined:
         return True
-    return any(blank in joined for blank in (b"\n", b"\t", b" \0", b"\0 "))
+    return b" " in joined and (joined[:1] == b" " or joined[-1:] == b" " or b" \0" in joined or b"\0 " in joined)
 
 
-def _escape_markup(value: bytes) -> bytes:
-    return value.replace(b"&", b"&amp;").replace(b"<", b"&lt;").replace(b">", b"&gt;")
+def _needs_space(cell: bytes) -> bool:
+    return cell[:1] == b" " or cell[-1:] == b" " or b"\n" in cell or b"\t" in cell
 
 
-_SPACE = b' xml:space="preserve"'
+def _escape(joined: bytes, characters: str, fidelity: "Counter[str]") -> bytes:
+    """The joined texts as XML can hold them: markup, and the characters that Excel writes as _xHHHH_. `joined` itself
+    when there is nothing to escape."""
+    special = [bytes([code]) for code in set(joined.translate(None, _NOT_CONTROLS))]
+    special += [character.encode() for character in _NONCHARACTERS if character in characters]
+    if b"_" in joined and b"_x" in joined:
+        special.append(b"_x")
+    if special:
+        joined = change_cells_with(joined, special, lambda cell: _escape_characters(cell.decode(), fidelity).encode())
+    return _escape_markup(joined)
 
 
-def _opening(style: int, space: bytes) -> bytes:
-    return b' s="%d" t="inlineStr"><is><t%b>' % (style, space)
+def _escape_characters(characters: str, fidelity: "Counter[str]") -> str:
+    """One text with the characters that a workbook can't hold as _xHHHH_ (ECMA-376 part 1, 22.9.2.19)."""
+    safe = _LOOKS_ESCAPED.sub("_x005F_", characters)
+    safe = _ESCAPED.sub(lambda match: f"_x{ord(match[0]):04X}_", safe)
+    if safe != characters:
+        fidelity["escaped_characters"] += 1
+    return safe
 
 
-def _one_text(value: bytes, style: int, styles: Styles, fidelity: "Counter[str]") -> bytes:
+def _escape_markup(joined: bytes) -> bytes:
+    # Looking is much cheaper than replacing nothing.
+    for character, name in ((b"&", b"&amp;"), (b"<", b"&lt;"), (b">", b"&gt;")):
+        if character in joined:
+            joined = joined.replace(character, name)
+    return joined
+
+
+def _one_text(value: bytes, opening: TextOpening, markup: Markup, fidelity: "Counter[str]") -> bytes:
     """Any text as a cell, with everything that can be wrong with it."""
     if not value:
-        fidelity["empty_text_as_blank"] += 1
-        return BLANK
-    try:
-        characters = value.decode()
-    except UnicodeDecodeError:
+        _count_empty([value], fidelity)
+        return markup.blank
+    characters = decoded(value)
+    if characters is None:
         fidelity["invalid_text"] += 1
         characters = "0x" + value.hex().upper()
     if len(characters) > MAX_CELL_CHARACTERS // 2 and utf16_length(characters) > MAX_CELL_CHARACTERS:
         fidelity["truncated_text"] += 1
         characters = cut(characters, MAX_CELL_CHARACTERS - len(TRUNCATED_MARK)) + TRUNCATED_MARK
-    safe = _UNWRITABLE.sub(lambda match: f"_x{ord(match[0]):04X}_", _LOOKS_ESCAPED.sub("_x005F_", characters))
-    if safe != characters:
-        fidelity["escaped_characters"] += 1
     if characters[0] in "=+-@":
-        style = styles.quoted
-    space = _SPACE if characters != characters.strip(_BLANKS) or "\n" in characters or "\t" in characters else b""
-    return _opening(style, space) + _escape_markup(safe.encode()) + b"</t></is></c>"
+        opening = markup.quoted
+    safe = _escape_characters(characters, fidelity).encode()
+    return opening[_needs_space(safe)] + _escape_markup(safe) + _TEXT_CLOSING
 
 
 def utf16_length(characters: str) -> int:

@@ -2,10 +2,11 @@
 
 openpyxl and XlsxWriter make each cell an object and are 13 to 18 times slower; they also lose digits, take text for
 formulas and stop at control characters. So the sheet is written here, by column and chunk: cells.py makes the cells,
-this module puts them into rows, workbook.py has everything around them.
+rows.py puts them into rows, workbook.py has everything around them, zipstream.py compresses it.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from unicodedata import east_asian_width
 
@@ -13,8 +14,10 @@ from django.utils.translation import gettext as _
 
 from datasources.connectors.base import Batch, Column, ColumnType
 from tasks.writers import workbook
-from tasks.writers.base import HashedFile, Writer, WriterError, WriterOptions
-from tasks.writers.cells import Cells, Styles, convert, text
+from tasks.writers.base import OpenPart, Writer, WriterError, WriterOptions
+from tasks.writers.cells import Markup, Styles, convert, text
+from tasks.writers.outfile import HashedFile
+from tasks.writers.rows import NUMBER, RowAssembler
 from tasks.writers.zipstream import MAX_ENTRY, ZipStream
 
 SAMPLE_ROWS = 200
@@ -42,45 +45,68 @@ class XlsxWriter(Writer):
             )
         self.max_rows = workbook.MAX_ROWS  # with the header; tests make it smaller
         self._letters = [workbook.column_letters(index).encode() for index in range(len(columns))]
-        self._compact: bool = self.option("compact")
+        self._references = not self.option("compact")
+        self._assembler = RowAssembler(self._leads(), end=b"</row>")
         self._stylesheet = workbook.StyleSheet()
-        self._styles: list[Styles] | None = None
+        self._markup: list[Markup] = []  # of each column, once the first rows are known
         self._widths: list[int] = []
-        self._templates: dict[tuple[tuple[bytes, bytes], ...], bytes] = {}
 
-    def _open(self, file: HashedFile) -> None:
+    def _leads(self) -> Iterator[tuple[bytes | None, ...]]:
+        """What stands before each cell of a row (ECMA-376 part 1, 18.3.1.73 and 18.3.1.4)."""
+        row: tuple[bytes | None, ...] = (b'<row r="', NUMBER, b'">')
+        for index, letters in enumerate(self._letters):
+            cell = (b'<c r="' + letters, NUMBER) if self._references else (b"<c",)
+            yield (row if index == 0 else ()) + cell
+
+    def _open(self, file: HashedFile) -> Callable[[bytes], None]:
         self._zip = ZipStream(file)
         self._zip.add("_rels/.rels", workbook.RELATIONS.encode())
         self._zip.add("docProps/app.xml", workbook.APP_PROPERTIES.encode())
         self._zip.add("docProps/core.xml", workbook.core_properties(self.options.title).encode())
         self._sheets: list[int] = []  # rows of each finished sheet, with its header
         self._row = 0  # the last row of the open sheet; 0 while none is open
+        self._sheet_size = 0  # bytes of the open sheet's XML
+        return self._zip.write
 
-    def _write_rows(self, file: HashedFile, batch: Batch) -> None:
-        if self._styles is None:
+    def write(self, batch: Batch) -> None:
+        if not self._markup and batch.rows:
             self._learn(batch)
-        start = 0
-        while start < batch.rows:
-            if self._row and (self._row >= self.max_rows or self._zip.entry_size > MAX_ENTRY):
-                self._end_sheet()
-            if not self._row:
-                self._begin_sheet()
-            count = min(batch.rows - start, self.max_rows - self._row)
-            self._write_slice(batch, start, count)
-            start += count
+        super().write(batch)
+
+    def _rows_left(self, part: OpenPart) -> int:
+        if self._row and (self._row >= self.max_rows or self._sheet_size > MAX_ENTRY):
+            self._end_sheet(part)
+        if not self._row:
+            self._begin_sheet(part)
+        return self.max_rows - self._row
+
+    def _encode(self, batch: Batch, fidelity: "Counter[str]") -> bytes:
+        columns = [
+            convert(column, values, markup, fidelity, as_text=index in batch.as_text)
+            for index, (column, values, markup) in enumerate(
+                zip(self.columns, batch.columns, self._markup, strict=True)
+            )
+        ]
+        return self._assembler.rows(columns, self._row + 1, batch.rows)
+
+    def _put(self, part: OpenPart, data: bytes, rows: int) -> None:
+        super()._put(part, data, rows)
+        self._row += rows
+        self._sheet_size += len(data)
 
     def _learn(self, batch: Batch) -> None:
         """Take formats and widths from the first rows; they hold for the whole file."""
-        self._styles = []
         for index, column in enumerate(self.columns):
             sample = [cell for cell in batch.columns[index][:SAMPLE_ROWS] if cell] if batch.rows else []
             digits = _TIMES.get(column.type)
             # A scale of 6 is often only the type's default: the fraction is shown when there is one.
             fraction = digits is not None and any(cell[digits : digits + 1] == b"." for cell in sample)
-            self._styles.append(self._stylesheet.for_column(column, with_fraction=fraction))
+            styles = self._stylesheet.for_column(column, with_fraction=fraction)
+            self._markup.append(Markup(styles, references=self._references))
             self._widths.append(_width(column.name, [cell.decode("utf-8", "replace") for cell in sample]))
 
-    def _begin_sheet(self) -> None:
+    def _begin_sheet(self, part: OpenPart) -> None:
+        part.behind.flush()  # the zip is in other hands until then
         self._zip.begin(f"xl/worksheets/sheet{len(self._sheets) + 1}.xml")
         widths = "".join(
             f'<col min="{index}" max="{index}" width="{width}" customWidth="1"/>'
@@ -96,69 +122,30 @@ class XlsxWriter(Writer):
                 '<selection pane="bottomLeft" activeCell="A2" sqref="A2"/></sheetView></sheetViews>'
                 f'<sheetFormatPr defaultRowHeight="15"/><cols>{widths}</cols><sheetData>'
             ).encode()
+            + self._header()
         )
-        header = Styles(*[workbook.StyleSheet.HEADER] * 3)
-        names = text([column.name.encode() or b" " for column in self.columns], header, self.fidelity)
-        cells = (names.prefix + name + names.suffix for name in names.values)
-        row = b"".join(b'<c r="%b1"%b' % (letter, cell) for letter, cell in zip(self._letters, cells, strict=True))
-        self._zip.write(b'<row r="1">' + row + b"</row>")
         self._row = 1
+        self._sheet_size = 0
 
-    def _write_slice(self, batch: Batch, start: int, count: int) -> None:
-        assert self._styles is not None
-        whole = start == 0 and count == batch.rows
-        columns = [
-            convert(
-                column,
-                values if whole else values[start : start + count],
-                styles,
-                self.fidelity,
-                as_text=index in batch.as_text,
-            )
-            for index, (column, values, styles) in enumerate(
-                zip(self.columns, batch.columns, self._styles, strict=True)
-            )
-        ]
-        self._zip.write(b"".join(self._rows(columns, self._row + 1, count)))
-        self._row += count
+    def _header(self) -> bytes:
+        markup = Markup(Styles(*[workbook.StyleSheet.HEADER] * 3), references=self._references)
+        names = [text([column.name.encode() or b" "], markup, self.fidelity) for column in self.columns]
+        return self._assembler.rows(names, 1, 1)
 
-    def _rows(self, columns: list[Cells], first: int, count: int) -> list[bytes]:
-        """`count` rows of XML. One template serves a whole chunk, and filling it is one operation per row."""
-        template = self._template(columns)
-        numbers = [b"%d" % number for number in range(first, first + count)]
-        if self._compact:
-            return [template % row for row in zip(numbers, *(cells.values for cells in columns), strict=True)]
-        pairs = (items for cells in columns for items in (numbers, cells.values))
-        return [template % row for row in zip(numbers, *pairs, strict=True)]
-
-    def _template(self, columns: list[Cells]) -> bytes:
-        shape = tuple((cells.prefix, cells.suffix) for cells in columns)
-        if shape not in self._templates:
-            if len(self._templates) > 256:
-                self._templates.clear()
-            reference = (
-                (b"" for _letter in self._letters) if self._compact else (b' r="%b%%b"' % x for x in self._letters)
-            )
-            pieces = (
-                b"<c%b%b%%b%b" % (place, prefix, suffix)
-                for place, (prefix, suffix) in zip(reference, shape, strict=True)
-            )
-            self._templates[shape] = b'<row r="%b">' + b"".join(pieces) + b"</row>"
-        return self._templates[shape]
-
-    def _end_sheet(self) -> None:
+    def _end_sheet(self, part: OpenPart) -> None:
+        part.behind.flush()
         self._zip.write(b'</sheetData><autoFilter ref="A1:%b%d"/></worksheet>' % (self._letters[-1], self._row))
         self._zip.end()
         self._sheets.append(self._row)
         self._row = 0
 
-    def _close(self, file: HashedFile) -> None:
-        if self._styles is None:
+    def _close(self, part: OpenPart) -> None:
+        if not self._markup:
             self._learn(Batch([[] for _column in self.columns], 0))
         if not self._row and not self._sheets:
-            self._begin_sheet()
+            self._begin_sheet(part)
         if self._row:
-            self._end_sheet()
+            self._end_sheet(part)
         count = len(self._sheets)
         names = [workbook.sheet_name(self.options.title, number) for number in range(1, count + 1)]
         last = self._letters[-1].decode()

@@ -28,6 +28,8 @@ class Bench(ABC):
     moment: ClassVar[str] = "DATETIME"
     # Waits for a minute before its first row.
     waiting: ClassVar[str]
+    # 40 rows, each a tenth of a second behind the one before it.
+    trickle: ClassVar[str]
     # An error in row 5,000 of 10,000.
     failing_late: ClassVar[str]
     has_sessions: ClassVar[bool] = True
@@ -103,6 +105,7 @@ class ServerBench(Bench):
 class MySQLBench(ServerBench):
     kind = "mysql"
     waiting = "SELECT SLEEP(60) AS n"
+    trickle = "SELECT seq + SLEEP(0.1) AS n, REPEAT('x', 20000) AS filler FROM seq_1_to_40"
     failing_late = (
         "SELECT CASE WHEN seq < 5000 THEN 1 ELSE (SELECT n FROM (SELECT 1 AS n UNION SELECT 2) AS two WHERE seq > 0) END AS n "
         "FROM seq_1_to_10000"
@@ -139,6 +142,7 @@ class PostgreSQLBench(ServerBench):
     double = "DOUBLE PRECISION"
     moment = "TIMESTAMP(0)"
     waiting = "SELECT 1 AS n FROM pg_sleep(60)"
+    trickle = "SELECT n, repeat('x', 20000) AS filler, pg_sleep(0.1) FROM generate_series(1, 40) AS n"
     failing_late = "SELECT 1 / (5000 - n) AS n FROM generate_series(1, 10000) AS n"
     writes = (
         *Bench.writes,

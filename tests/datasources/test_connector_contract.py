@@ -9,7 +9,17 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from datasources.connectors.base import BatchSizer, BoundValue, ColumnType, Connector, ConnectorError, Query
+from datasources.connectors.base import (
+    BatchSizer,
+    BoundValue,
+    Cell,
+    Column,
+    ColumnType,
+    Connector,
+    ConnectorError,
+    Query,
+    batches_of,
+)
 from exporter_site.config import BASE_DIR
 from tests.datasources.benches import Bench, read, rows
 
@@ -376,13 +386,50 @@ def test_memory_does_not_grow_with_the_width_of_the_rows(bench: Bench) -> None:
     assert kilobytes < 200_000
 
 
-def test_the_sizer_follows_the_width_of_the_rows() -> None:
-    sizer = BatchSizer(columns=1, limit=100_000)
-    assert sizer.rows == 16
-    sizer.learn([[b"x" * 1_000_000] * 16], 16)
-    assert sizer.rows == 1
-    for _batch in range(10):
-        sizer.learn([[b"x"] * sizer.rows], sizer.rows)
-    assert sizer.rows == 6000
-    assert BatchSizer(columns=1, limit=10).rows == 10
-    assert BatchSizer(columns=100_000, limit=1000).rows >= 1
+def test_a_trickle_of_rows_shows_life(bench: Bench) -> None:
+    if not bench.has_sessions:
+        return  # nothing sends rows to a reader of a file
+    seen: list[int] = []
+    ended = threading.Event()
+    with bench.connector() as connector:
+
+        def look() -> None:
+            while not ended.wait(0.3):
+                seen.append(connector.activity)
+
+        watcher = threading.Thread(target=look)
+        watcher.start()
+        batches = [batch.rows for batch in connector.stream(Query((bench.trickle,)), 10_000).batches]
+        ended.set()
+        watcher.join()
+    assert sum(batches) == 40
+    assert len(set(seen)) >= 4  # a stall of half the time would be seen
+    assert len(batches) > 1
+
+
+def test_a_batch_is_bound_by_cells_by_bytes_and_by_the_limit() -> None:
+    wide, narrow = Column("w", ColumnType.TEXT), Column("n", ColumnType.INTEGER, max_bytes=11)
+
+    def sizes(columns: list[Column], cell: bytes, rows: int, limit: int = 10_000) -> list[int]:
+        left: list[tuple[Cell, ...]] = [(cell,) * len(columns)] * rows
+
+        def fetch(count: int) -> list[tuple[Cell, ...]]:
+            taken, left[:] = left[:count], left[count:]
+            return taken
+
+        return [len(batch[0]) for batch in batches_of(fetch, BatchSizer(columns, limit))]
+
+    assert sizes([narrow], b"1", 13_000) == sizes([wide], b"1", 13_000) == [5984, 5984, 1032]
+    assert sizes([narrow] * 12, b"1", 1100) == [480, 480, 140]
+    assert sizes([narrow] * 100_000, b"1", 20, limit=7) == [7, 7, 6]
+    assert sizes([narrow, wide], b"x" * 100_000, 70) == [6, 10, 10, 10, 10, 10, 10, 4]
+    # A limit that is no multiple of the step in which wide rows are taken.
+    assert sizes([wide], b"1", 700, limit=500) == [480, 220]
+    assert sizes([wide], b"", 0) == []
+
+
+def test_the_first_wide_rows_do_not_come_a_thousand_at_a_time() -> None:
+    rows = [(b"x",)] * 6000 + [(b"x" * 1_000_000,)] * 64
+    given = iter([rows[at : at + 32] for at in range(0, len(rows), 32)])
+    batches = batches_of(lambda count: next(given, []), BatchSizer([Column("w", ColumnType.TEXT)], 10_000))
+    assert max(sum(map(len, filter(None, batch[0]))) for batch in batches) <= 1_000_000

@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -236,6 +237,23 @@ def test_a_run_that_lost_its_place_at_the_very_end_withdraws_its_file(
     assert not leftovers()
 
 
+def test_the_switch_interval_is_short_while_rows_flow_and_as_before_afterwards(
+    source: DataSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = sys.getswitchinterval()
+    seen = []
+    stream = source.connector_class.stream
+
+    def noting(self: Any, *args: Any, **options: Any) -> Any:
+        seen.append(sys.getswitchinterval())
+        return stream(self, *args, **options)
+
+    monkeypatch.setattr(source.connector_class, "stream", noting)
+    assert run(make_task(data_source=source, sql="SELECT n FROM numbers")).status == Status.SUCCEEDED
+    assert seen == [pytest.approx(runner.SWITCH_INTERVAL)]
+    assert sys.getswitchinterval() == before
+
+
 def test_too_little_free_disk_is_seen_before_the_query(source: DataSource, settings: LazySettings) -> None:
     configure(settings, min_free_disk=1 << 60)
     execution = run(make_task(data_source=source, sql="SELECT n FROM numbers"))
@@ -248,12 +266,12 @@ def test_too_little_free_disk_is_seen_before_the_query(source: DataSource, setti
 def test_a_disk_that_fails_while_rows_are_written(
     source: DataSource, monkeypatch: pytest.MonkeyPatch, number: int, reason: str
 ) -> None:
-    from tasks.writers.base import HashedFile
+    from tasks.writers.outfile import HashedFile
 
     write = HashedFile.write
 
     def failing(self: HashedFile, data: bytes) -> None:
-        if self.size > 5_000:
+        if self.size:  # behind the header
             raise OSError(number, "injected")
         write(self, data)
 

@@ -108,13 +108,13 @@ def test_without_isal_the_content_is_the_same(tmp_path: Path, monkeypatch: pytes
     assert parts_of(fast) == parts_of(slow)
 
 
-def test_the_templates_of_rows_do_not_pile_up(tmp_path: Path) -> None:
+def test_the_layouts_of_rows_do_not_pile_up(tmp_path: Path) -> None:
     writer = small_sheets(tmp_path, columns_of(*[ColumnType.TEXT] * 12), workbook.MAX_ROWS)
     chance = random.Random(1)
     for _number in range(400):
         writer.write(Batch([[chance.choice([b"x", b" x", b"=1", None])] for _column in range(12)], 1))
     writer.finish()
-    assert len(writer._templates) <= 257
+    assert len(writer._assembler._layouts) <= 256
 
 
 @pytest.mark.slow
