@@ -36,7 +36,7 @@ class Expected(NamedTuple):
 def assert_xlsx_holds(writer: Writer, cells: Sequence[Sequence[Cell]]) -> None:
     """The finished file holds exactly `cells` (by column), for openpyxl and for calamine; fidelity counts the rest."""
     expected = [
-        [_in_excel(column, cell) for cell in values] for column, values in zip(writer.columns, cells, strict=True)
+        [in_excel(column, cell) for cell in values] for column, values in zip(writer.columns, cells, strict=True)
     ]
     for read in (_with_openpyxl, _with_calamine):
         header, *body = read(writer.parts[0].path)
@@ -47,9 +47,7 @@ def assert_xlsx_holds(writer: Writer, cells: Sequence[Sequence[Cell]]) -> None:
 
 def assert_csv_holds(writer: Writer, cells: Sequence[Sequence[Cell]], encoding: str = "utf-8-sig") -> None:
     """The same for a CSV file, read by the csv module. NULL and the empty text are one there."""
-    expected = [
-        [_in_csv(column, cell) for cell in values] for column, values in zip(writer.columns, cells, strict=True)
-    ]
+    expected = [[in_csv(column, cell) for cell in values] for column, values in zip(writer.columns, cells, strict=True)]
     with writer.parts[0].path.open(encoding=encoding, newline="") as file:
         header, *body = csv.reader(file, strict=True)
     assert header == [column.name for column in writer.columns]
@@ -69,7 +67,7 @@ def _compare(
         f"{column.name} row {number}: {reader} reads {row[index]!r}, the database holds {cells[index][number]!r}"
         for index, column in enumerate(columns)
         for number, row in enumerate(body)
-        if not _same(row[index], expected[index][number].value)
+        if not same_value(row[index], expected[index][number].value)
     ]
     assert not wrong, "\n".join(wrong)
 
@@ -79,7 +77,7 @@ def _compare_fidelity(writer: Writer, expected: Sequence[Sequence[Expected]]) ->
     assert dict(writer.fidelity) == dict(counted)
 
 
-def _same(read: object, expected: object) -> bool:
+def same_value(read: object, expected: object) -> bool:
     if isinstance(expected, str):
         # Of the two readers one undoes _xHHHH_, the other does not.
         return isinstance(read, str) and read in (expected, _escaped(expected))
@@ -114,7 +112,7 @@ def _escaped(text: str) -> str:
     return _UNWRITABLE.sub(lambda match: f"_x{ord(match[0]):04X}_", text)
 
 
-def _in_excel(column: Column, cell: Cell) -> Expected:
+def in_excel(column: Column, cell: Cell) -> Expected:
     if cell is None:
         return Expected(None)
     try:
@@ -197,7 +195,7 @@ def _in_text(text: str) -> Expected:
     return Expected(text, codes)
 
 
-def _in_csv(column: Column, cell: Cell) -> Expected:
+def in_csv(column: Column, cell: Cell) -> Expected:
     if cell is None:
         return Expected(None)
     codes: tuple[str, ...] = ("binary_as_hex",) if column.type is ColumnType.BINARY else ()

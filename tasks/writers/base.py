@@ -18,7 +18,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from datasources.connectors.base import Batch, Column, ColumnType
-from tasks.writers.outfile import HashedFile, WriteBehind
+from tasks.writers.outfile import Data, HashedFile, WriteBehind
 
 # Why a cell in the file is not the very value of the database: code -> words for people.
 FIDELITY: dict[str, Promise] = {
@@ -215,7 +215,7 @@ class Writer(ABC):
         self._part = None
 
     @abstractmethod
-    def _open(self, file: HashedFile) -> Callable[[bytes], None]:
+    def _open(self, file: HashedFile) -> Callable[[Data], None]:
         """Begin a file: what stands before the first row. Returns where encoded rows go; called in another thread."""
 
     def _rows_left(self, part: OpenPart) -> int:

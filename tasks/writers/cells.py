@@ -19,6 +19,7 @@ from tasks.writers.joined import (
     change_cells_with,
     decoded,
     has_empty,
+    indexes_with,
     is_separable,
     join,
 )
@@ -109,12 +110,13 @@ def _per_cell(values: Sequence[Cell], markup: Markup, one: Callable[[bytes], byt
 # Whole columns joined with NUL; an empty cell is NULL. Possessive repetitions never go back: twice as fast.
 _INTEGERS = re.compile(rb"(?:(?:-?+[0-9]{1,%d}+)?+\0)*+" % MAX_DIGITS)
 _LONG_INTEGERS = re.compile(rb"(?:(?:-?+[1-9][0-9]{%d,}+)?+\0)*+" % MAX_DIGITS)
+# The usual amounts of money, 15 digits at most; and any others.
+_AMOUNTS = re.compile(rb"(?:(?:-?+[0-9]{1,12}+(?:\.[0-9]{1,3}+)?+)?+\0)*+")
 _DECIMALS = re.compile(rb"(?:(?:-?+[0-9]++(?:\.[0-9]++)?+)?+\0)*+")
-# Exponents of one or two digits never reach infinity.
-_FLOATS = re.compile(rb"(?:(?:-?+[0-9]++(?:\.[0-9]++)?+(?:[eE][+-]?[0-9]{1,2}+)?+)?+\0)*+")
+# As doubles are written; exponents of one or two digits never reach infinity.
+_FLOATS = re.compile(rb"(?:(?:-?+[0-9]{1,20}+(?:\.[0-9]{1,20}+)?+(?:[eE][+-]?[0-9]{1,2}+)?+)?+\0)*+")
 _DECIMAL = re.compile(rb"-?([0-9]+)(?:\.([0-9]+))?")
 _FLOAT = re.compile(rb"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
-_LONGEST_FLOAT = 25  # characters of a double without an exponent
 
 
 def integer(values: Sequence[Cell], markup: Markup, fidelity: "Counter[str]") -> Cells:
@@ -141,7 +143,8 @@ def integer(values: Sequence[Cell], markup: Markup, fidelity: "Counter[str]") ->
 
 def decimal(values: Sequence[Cell], markup: Markup, fidelity: "Counter[str]") -> Cells:
     written, joined = join(values)
-    if _DECIMALS.fullmatch(joined + SEPARATOR) and _most_digits(written, joined) <= MAX_DIGITS:
+    closed = joined + SEPARATOR
+    if _AMOUNTS.fullmatch(closed) or (_DECIMALS.fullmatch(closed) and _most_digits(joined) <= MAX_DIGITS):
         if has_empty(joined):
             _count_empty(values, fidelity)
         return _numbers(values, written, markup.number, markup)
@@ -160,15 +163,13 @@ def decimal(values: Sequence[Cell], markup: Markup, fidelity: "Counter[str]") ->
     return _per_cell(values, markup, one)
 
 
-def _most_digits(written: Sequence[bytes], joined: bytes) -> int:
-    """The digits of the longest number, or a little more."""
-    most = max(map(len, written))
-    return most if most <= MAX_DIGITS else max(map(len, joined.translate(None, b"-.").split(SEPARATOR)))
+def _most_digits(joined: bytes) -> int:
+    return max(map(len, joined.translate(None, b"-.").split(SEPARATOR)))
 
 
 def floating(values: Sequence[Cell], markup: Markup, fidelity: "Counter[str]") -> Cells:
     written, joined = join(values)
-    if _FLOATS.fullmatch(joined + SEPARATOR) and max(map(len, written)) <= _LONGEST_FLOAT:
+    if _FLOATS.fullmatch(joined + SEPARATOR):
         if has_empty(joined):
             _count_empty(values, fidelity)
         return _numbers(values, written, markup.number, markup)
@@ -213,13 +214,16 @@ _DATE = re.compile(rb"(\d{4})-(\d\d)-(\d\d)")
 
 
 class _Days(dict[Cell, bytes]):
-    """YYYY-MM-DD -> its serial number, made when first asked for. KeyError for what is no date, or none that a
-    spreadsheet knows."""
+    """YYYY-MM-DD -> its serial number, made when first asked for; nothing for NULL. KeyError for what is no date, or
+    none that a spreadsheet knows."""
 
     MOST = 16_384  # 45 years; 2 MB
 
     def __missing__(self, value: Cell) -> bytes:
-        match = _DATE.fullmatch(value or b"")
+        if value is None:
+            self[value] = b""
+            return b""
+        match = _DATE.fullmatch(value)
         if match is None:
             raise KeyError(value)
         try:
@@ -274,8 +278,7 @@ _FINER = re.compile(rb"\.\d{3}(?!0{1,3}(?!\d))\d")
 
 def day(values: Sequence[Cell], markup: Markup, fidelity: "Counter[str]") -> Cells:
     def serials(cells: Sequence[Cell]) -> list[bytes]:
-        days = _DAYS
-        return [days[cell] if cell is not None else b"" for cell in cells]
+        return list(map(_DAYS.__getitem__, cells))
 
     return _times(values, serials, "date_as_text", markup, fidelity)
 
@@ -350,6 +353,10 @@ _LOOKS_ESCAPED = re.compile("_(?=x[0-9A-Fa-f]{4}[_\x00-\x08\x0b-\x1f\ufffe\uffff
 _FORMULA_STARTS = frozenset((b"=", b"+", b"-", b"@"))
 
 
+# What a reader could take away without xml:space: blanks at the ends of a text, line feeds and tabs anywhere.
+_BLANKS = (b"\n", b"\t", SEPARATOR + b" ", b" " + SEPARATOR)
+
+
 def text(values: Sequence[Cell], markup: Markup, fidelity: "Counter[str]") -> Cells:
     written, joined = join(values)
     characters = _ordinary(written, joined)
@@ -364,21 +371,18 @@ def text(values: Sequence[Cell], markup: Markup, fidelity: "Counter[str]") -> Ce
     escaped = _escape(joined, characters, fidelity)
     if escaped is not joined:
         written = escaped.split(SEPARATOR)
-    plain = markup.text.plain
-    if not quoted and not spaced:
-        if not blanks:
-            return Cells(plain, written, _TEXT_CLOSING)
-        return _with_blanks([plain if cell else markup.blank for cell in written], written, _TEXT_CLOSING)
-    # Slower, and the same for each cell whatever stands beside it.
-    normal, formula = markup.text, markup.quoted
-    if spaced:
-        openings = [(formula if cell[:1] in _FORMULA_STARTS else normal)[_needs_space(cell)] for cell in written]
+    plain, formula, blank = markup.text.plain, markup.quoted, markup.blank
+    if not quoted and not spaced and not blanks:
+        return Cells(plain, written, _TEXT_CLOSING)
+    if quoted:
+        openings = [(formula.plain if cell[:1] in _FORMULA_STARTS else plain) if cell else blank for cell in written]
     else:
-        openings = [formula.plain if cell[:1] in _FORMULA_STARTS else plain for cell in written]
-    if not blanks:
-        return Cells(openings, written, _TEXT_CLOSING)
-    openings = [opening if cell else markup.blank for opening, cell in zip(openings, written, strict=True)]
-    return _with_blanks(openings, written, _TEXT_CLOSING)
+        openings = [plain if cell else blank for cell in written]
+    if spaced:
+        for index in indexes_with(joined, _BLANKS):
+            is_formula = written[index][:1] in _FORMULA_STARTS
+            openings[index] = formula.spaced if is_formula else markup.text.spaced
+    return _with_blanks(openings, written, _TEXT_CLOSING) if blanks else Cells(openings, written, _TEXT_CLOSING)
 
 
 def _ordinary(written: Sequence[bytes], joined: bytes) -> str | None:
@@ -389,7 +393,7 @@ def _ordinary(written: Sequence[bytes], joined: bytes) -> str | None:
 
 
 def _has_outer_blanks(joined: bytes) -> bool:
-    """Whether a reader could take blanks away from a cell; line feeds and tabs count anywhere."""
+    """Whether a reader could take blanks away from a cell."""
     if b"\n" in joined or b"\t" in joined:
         return True
     return b" " in joined and (joined[:1] == b" " or joined[-1:] == b" " or b" \0" in joined or b"\0 " in joined)

@@ -13,7 +13,7 @@ from pathlib import Path
 from datasources.connectors.base import Batch, Cell, Column, ColumnType
 from tasks.writers.base import OpenPart, Writer, WriterOptions
 from tasks.writers.joined import SEPARATOR, any_begins_with, change_cells_with, decoded, has_empty, is_separable, join
-from tasks.writers.outfile import HashedFile
+from tasks.writers.outfile import Data, HashedFile
 
 _BOM = b"\xef\xbb\xbf"
 _SPECIAL = (b'"', b",", b"\r", b"\n")
@@ -38,7 +38,7 @@ class CsvWriter(Writer):
         self._guard: bool = self.option("formula_guard")
         self._recode: bool = self.option("encoding") != "utf-8"
 
-    def _open(self, file: HashedFile) -> Callable[[bytes], None]:
+    def _open(self, file: HashedFile) -> Callable[[Data], None]:
         names = [self._texts([column.name.encode()], self.fidelity)[0] for column in self.columns]
         header = b",".join(names) + b"\r\n"
         file.write(header.decode().encode("gb18030") if self._recode else _BOM + header)

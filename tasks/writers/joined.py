@@ -43,6 +43,23 @@ def any_begins_with(joined: bytes, character: bytes) -> bool:
     return character in joined and (joined.startswith(character) or SEPARATOR + character in joined)
 
 
+def indexes_with(joined: bytes, needles: Iterable[bytes]) -> set[int]:
+    """Which cells hold one of `needles`. A needle may begin or end with SEPARATOR: then it must stand at the cell's end
+    on that side."""
+    closed = SEPARATOR + joined + SEPARATOR
+    found: set[int] = set()
+    for needle in needles:
+        index, counted = -1, 0
+        at = closed.find(needle)
+        while at >= 0:
+            inside = at + (needle[:1] == SEPARATOR)
+            index += closed.count(SEPARATOR, counted, inside)
+            counted = inside
+            found.add(index)
+            at = closed.find(needle, closed.find(SEPARATOR, inside))
+    return found
+
+
 def change_cells_with(joined: bytes, needles: Iterable[bytes], change: Callable[[bytes], bytes]) -> bytes:
     """The joined column with `change` done to each cell that holds one of `needles`; the others cost nothing.
 

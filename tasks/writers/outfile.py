@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+Data = bytes | memoryview
+
 
 class HashedFile:
     """A file that is only appended to; knows its size and SHA-256 without being read again."""
@@ -19,7 +21,7 @@ class HashedFile:
         self.path = path
         self.size = 0
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: Data) -> None:
         self._file.write(data)
         self._hash.update(data)
         self.size += len(data)
@@ -51,11 +53,11 @@ class WriteBehind:
     PIECE = 1 << 20  # bytes
     MOST_PENDING = 3 << 20  # bytes; then the maker waits
 
-    def __init__(self, consume: Callable[[bytes], None]) -> None:
+    def __init__(self, consume: Callable[[Data], None]) -> None:
         self._consume = consume
-        self._collected: list[bytes] = []
+        self._collected: list[Data] = []
         self._collected_size = 0
-        self._queue: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Data | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._changed = threading.Condition()
         self._handed_over = 0  # bytes that the thread has not finished with
@@ -72,7 +74,7 @@ class WriteBehind:
         self._collected_size += len(data)
         if self._collected_size < self.PIECE:
             return
-        collected = self._take_collected()
+        collected = memoryview(self._take_collected())  # cut without copying
         whole = len(collected) - len(collected) % self.PIECE
         for start in range(0, whole, self.PIECE):
             self._hand_over(collected[start : start + self.PIECE])
@@ -101,7 +103,7 @@ class WriteBehind:
         self._failure = self._failure or RuntimeError("abandoned")
         self._end()
 
-    def _hand_over(self, piece: bytes) -> None:
+    def _hand_over(self, piece: Data) -> None:
         if self._thread is None:
             # A daemon: a disk that never answers must not keep the process alive.
             self._thread = threading.Thread(target=self._run, name="write-behind", daemon=True)
@@ -129,7 +131,7 @@ class WriteBehind:
                 self._handed_over -= len(data)
                 self._changed.notify()
 
-    def _consume_noting_failure(self, data: bytes) -> None:
+    def _consume_noting_failure(self, data: Data) -> None:
         try:
             self._consume(data)
         except BaseException as exc:

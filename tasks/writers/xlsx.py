@@ -16,7 +16,7 @@ from datasources.connectors.base import Batch, Column, ColumnType
 from tasks.writers import workbook
 from tasks.writers.base import OpenPart, Writer, WriterError, WriterOptions
 from tasks.writers.cells import Markup, Styles, convert, text
-from tasks.writers.outfile import HashedFile
+from tasks.writers.outfile import Data, HashedFile
 from tasks.writers.rows import NUMBER, RowAssembler
 from tasks.writers.zipstream import MAX_ENTRY, ZipStream
 
@@ -58,7 +58,7 @@ class XlsxWriter(Writer):
             cell = (b'<c r="' + letters, NUMBER) if self._references else (b"<c",)
             yield (row if index == 0 else ()) + cell
 
-    def _open(self, file: HashedFile) -> Callable[[bytes], None]:
+    def _open(self, file: HashedFile) -> Callable[[Data], None]:
         self._zip = ZipStream(file)
         self._zip.add("_rels/.rels", workbook.RELATIONS.encode())
         self._zip.add("docProps/app.xml", workbook.APP_PROPERTIES.encode())

@@ -70,7 +70,7 @@ class ZipStream:
         self.entry_size = 0
         self._compressor = deflate.compressobj(LEVEL, zlib.DEFLATED, -15)
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         self._crc = deflate.crc32(data, self._crc)
         self.entry_size += len(data)
         compressed = self._compressor.compress(data)

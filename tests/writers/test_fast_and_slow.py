@@ -17,8 +17,8 @@ from tasks.writers.joined import SEPARATOR, any_begins_with, change_cells_with, 
 from tasks.writers.rows import BLOCK_ROWS, NUMBER, Cells, RowAssembler
 from tests.writers.sheets import make_writer
 
-thorough = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-quick = settings(thorough, max_examples=100)
+thorough = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+quick = settings(thorough, max_examples=60)
 MARKUP = Markup(Styles(value=4, text=2, quoted=3))
 BARE = Markup(Styles(value=0, text=2, quoted=3), references=False)
 MOST_CELLS = 60

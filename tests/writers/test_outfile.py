@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from datasources.connectors.base import Batch, Cell, ColumnType
-from tasks.writers.outfile import WriteBehind
+from tasks.writers.outfile import Data, WriteBehind
 from tasks.writers.zipstream import ZipStream
 from tests.writers.sheets import columns_of, make_writer
 
@@ -46,14 +46,14 @@ class Disk:
         self._fails_at = fails_at
         self._calls = 0
 
-    def consume(self, data: bytes) -> None:
+    def consume(self, data: Data) -> None:
         self.arrived.set()
         assert self.hold.wait(60)
         time.sleep(self._seconds)
         self._calls += 1
         if self._calls == self._fails_at + 1:
             raise OSError(28, "No space left on device")
-        self.pieces.append(data)
+        self.pieces.append(bytes(data))
         self.finished += len(data)
 
     @property
@@ -332,8 +332,8 @@ def test_the_same_rows_give_the_same_file_however_slow_the_disk_is(
     fast, slow_maker = export("fast"), export("slow maker", 0.003)
     begin = WriteBehind.__init__
 
-    def slow(self: WriteBehind, consume: Callable[[bytes], None]) -> None:
-        def later(data: bytes) -> None:
+    def slow(self: WriteBehind, consume: Callable[[Data], None]) -> None:
+        def later(data: Data) -> None:
             time.sleep(0.05)
             consume(data)
 
