@@ -86,10 +86,13 @@ def convert(
     return CONVERTERS[column.type](values, markup, fidelity)
 
 
-def _numbers(values: Sequence[Cell], written: Sequence[bytes], opening: bytes, markup: Markup) -> Cells:
-    """Cells of numbers as they stand in `written`; an empty one is blank."""
+def _numbers(
+    values: Sequence[Cell], written: Sequence[bytes], opening: bytes, markup: Markup, fidelity: "Counter[str]"
+) -> Cells:
+    """Cells of the numbers that `written` has for `values`; an empty one is blank."""
     if all(written):
         return Cells(opening, written, _NUMBER_CLOSING)
+    _count_empty(values, fidelity)
     return _with_blanks([opening if number else markup.blank for number in written], written, _NUMBER_CLOSING)
 
 
@@ -122,9 +125,7 @@ _FLOAT = re.compile(rb"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 def integer(values: Sequence[Cell], markup: Markup, fidelity: "Counter[str]") -> Cells:
     written, joined = join(values)
     if _INTEGERS.fullmatch(joined + SEPARATOR):
-        if has_empty(joined):
-            _count_empty(values, fidelity)
-        return _numbers(values, written, markup.number, markup)
+        return _numbers(values, written, markup.number, markup, fidelity)
     if not has_empty(joined) and _LONG_INTEGERS.fullmatch(joined + SEPARATOR):
         fidelity["long_number_as_text"] += len(written)
         return Cells(markup.stray.plain, written, _TEXT_CLOSING)
@@ -145,9 +146,7 @@ def decimal(values: Sequence[Cell], markup: Markup, fidelity: "Counter[str]") ->
     written, joined = join(values)
     closed = joined + SEPARATOR
     if _AMOUNTS.fullmatch(closed) or (_DECIMALS.fullmatch(closed) and _most_digits(joined) <= MAX_DIGITS):
-        if has_empty(joined):
-            _count_empty(values, fidelity)
-        return _numbers(values, written, markup.number, markup)
+        return _numbers(values, written, markup.number, markup, fidelity)
 
     def one(value: bytes) -> bytes:
         match = _DECIMAL.fullmatch(value)
@@ -170,9 +169,7 @@ def _most_digits(joined: bytes) -> int:
 def floating(values: Sequence[Cell], markup: Markup, fidelity: "Counter[str]") -> Cells:
     written, joined = join(values)
     if _FLOATS.fullmatch(joined + SEPARATOR):
-        if has_empty(joined):
-            _count_empty(values, fidelity)
-        return _numbers(values, written, markup.number, markup)
+        return _numbers(values, written, markup.number, markup, fidelity)
 
     def one(value: bytes) -> bytes:
         # What overflows to infinity has no place in a number cell either.
@@ -195,7 +192,7 @@ _BOOLEANS: dict[Cell, bytes] = {b"t": b"1", b"f": b"0", None: b""}
 
 def boolean(values: Sequence[Cell], markup: Markup, fidelity: "Counter[str]") -> Cells:
     try:
-        return _numbers(values, [_BOOLEANS[value] for value in values], markup.boolean, markup)
+        return _numbers(values, [_BOOLEANS[value] for value in values], markup.boolean, markup, fidelity)
     except KeyError:
         pass
 
@@ -319,7 +316,7 @@ def _times(
     except KeyError:
         return _per_cell(values, markup, lambda value: _one_time(value, serials, code, markup, fidelity))
     _count_finer(values, fidelity)
-    return _numbers(values, written, markup.number, markup)
+    return _numbers(values, written, markup.number, markup, fidelity)
 
 
 def _one_time(
