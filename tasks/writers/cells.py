@@ -347,7 +347,7 @@ _NONCHARACTERS = ("\ufffe", "\uffff")
 _ESCAPED = re.compile("[\x00-\x08\x0b-\x1f\ufffe\uffff]")
 # Also what looks escaped only when the character behind it has been escaped.
 _LOOKS_ESCAPED = re.compile("_(?=x[0-9A-Fa-f]{4}[_\x00-\x08\x0b-\x1f\ufffe\uffff])")
-_FORMULA_STARTS = frozenset((b"=", b"+", b"-", b"@"))
+_FORMULA_STARTS = b"=+-@"
 
 
 # What a reader could take away without xml:space: blanks at the ends of a text, line feeds and tabs anywhere.
@@ -362,7 +362,7 @@ def text(values: Sequence[Cell], markup: Markup, fidelity: "Counter[str]") -> Ce
     blanks = has_empty(joined)
     if blanks:
         _count_empty(values, fidelity)
-    quoted = any(any_begins_with(joined, character) for character in _FORMULA_STARTS)
+    quoted = any_begins_with(joined, _FORMULA_STARTS)
     spaced = _has_outer_blanks(joined)
     # Escaping changes no cell from empty to not empty, nor its first character to or from one of a formula.
     escaped = _escape(joined, characters, fidelity)
@@ -372,12 +372,12 @@ def text(values: Sequence[Cell], markup: Markup, fidelity: "Counter[str]") -> Ce
     if not quoted and not spaced and not blanks:
         return Cells(plain, written, _TEXT_CLOSING)
     if quoted:
-        openings = [(formula.plain if cell[:1] in _FORMULA_STARTS else plain) if cell else blank for cell in written]
+        openings = [(formula.plain if cell[0] in _FORMULA_STARTS else plain) if cell else blank for cell in written]
     else:
         openings = [plain if cell else blank for cell in written]
     if spaced:
         for index in indexes_with(joined, _BLANKS):
-            is_formula = written[index][:1] in _FORMULA_STARTS
+            is_formula = written[index][0] in _FORMULA_STARTS
             openings[index] = formula.spaced if is_formula else markup.text.spaced
     return _with_blanks(openings, written, _TEXT_CLOSING) if blanks else Cells(openings, written, _TEXT_CLOSING)
 

@@ -7,25 +7,23 @@ readers. Quotes only where they must be.
 import string
 from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 
 from datasources.connectors.base import Batch, Cell, Column, ColumnType
 from tasks.writers.base import OpenPart, Writer, WriterOptions
-from tasks.writers.joined import SEPARATOR, any_begins_with, change_cells_with, decoded, has_empty, is_separable, join
+from tasks.writers.joined import SEPARATOR, any_begins_with, decoded, has_empty, join
 from tasks.writers.outfile import Data, HashedFile
 
 _BOM = b"\xef\xbb\xbf"
-_SPECIAL = (b'"', b",", b"\r", b"\n")
-_QUOTED = b"".join(_SPECIAL)
+_SPECIAL = b'",\r\n'
 # A spreadsheet takes what begins so for a formula (OWASP, CSV injection).
-_FORMULA_STARTS = (b"=", b"+", b"-", b"@", b"\t", b"\r")
+_FORMULA_STARTS = b"=+-@\t\r"
 _HARMLESS = SEPARATOR + b"-+:. " + string.digits.encode() + string.ascii_letters.encode()
 _BOOLEANS = {b"t": b"TRUE", b"f": b"FALSE"}
 _SECONDS_END = len("YYYY-MM-DD HH:MM:SS")
+# What stands in the file for NULL and for an empty text.
+_EMPTY: dict[Cell, bytes] = {None: b"", b"": b'""'}
 _TEXTUAL = (ColumnType.TEXT, ColumnType.BINARY)
-# Finding the cells with something special in the joined column pays as long as at most one in so many has it.
-FEW = 8
 
 
 class CsvWriter(Writer):
@@ -78,33 +76,35 @@ class CsvWriter(Writer):
         if decoded(joined) is None:
             values = [_valid(value, fidelity) for value in values]
             written, joined = join(values)
-        looked_for = [character for character in _SPECIAL if character in joined]
-        guard = guard and self._guard
-        if guard:
-            looked_for += [character for character in _FORMULA_STARTS if any_begins_with(joined, character)]
-        if looked_for:
-            one = partial(_field, guarded=fidelity if guard else None)
-            found = sum(map(joined.count, looked_for))
-            if found * FEW < len(written) and is_separable(joined, len(written)):
-                written = change_cells_with(joined, looked_for, one).split(SEPARATOR)
-            else:
-                # Nothing to take away: the same object, and nothing to do.
-                away = b"".join(looked_for)
-                written = [cell if cell.translate(None, away) is cell else one(cell) for cell in written]
-        if has_empty(joined):
-            # An empty text is "", NULL is nothing.
-            written = [cell or (b"" if value is None else b'""') for cell, value in zip(written, values, strict=True)]
+        quoted = _holding(written, joined, _SPECIAL)
+        guarded = _beginning_with(written, joined, _FORMULA_STARTS) if guard and self._guard else ()
+        if quoted or guarded:
+            written = list(written)
+            for index in guarded:
+                written[index] = b"'" + written[index]
+            for index in quoted:
+                written[index] = b'"' + written[index].replace(b'"', b'""') + b'"'
+        fidelity["formula_guarded"] += len(guarded)
+        if has_empty(joined) and b"" in values:
+            written = [cell or _EMPTY[value] for cell, value in zip(written, values, strict=True)]
         return written
 
 
-def _field(cell: bytes, guarded: "Counter[str] | None") -> bytes:
-    """Any text that is not empty as a field; with `guarded` what looks like a formula is marked, and counted there."""
-    if guarded is not None and cell[:1] in _FORMULA_STARTS:
-        guarded["formula_guarded"] += 1
-        cell = b"'" + cell
-    if cell.translate(None, _QUOTED) == cell:
-        return cell
-    return b'"' + cell.replace(b'"', b'""') + b'"'
+def _holding(cells: Sequence[bytes], joined: bytes, characters: bytes) -> set[int]:
+    """Which cells hold one of `characters`."""
+    found: set[int] = set()
+    for code in characters:
+        if code in joined:
+            # Asking for a number is five times faster than asking for bytes.
+            found.update([index for index, cell in enumerate(cells) if code in cell])
+    return found
+
+
+def _beginning_with(cells: Sequence[bytes], joined: bytes, characters: bytes) -> Sequence[int]:
+    """Which cells begin with one of `characters`."""
+    if not any_begins_with(joined, characters):
+        return ()
+    return [index for index, cell in enumerate(cells) if cell and cell[0] in characters]
 
 
 def _valid(value: Cell, fidelity: "Counter[str]") -> Cell:

@@ -37,26 +37,29 @@ def decoded(joined: bytes) -> str | None:
         return None
 
 
-def any_begins_with(joined: bytes, character: bytes) -> bool:
-    """Whether one of the cells begins with `character`."""
+def any_begins_with(joined: bytes, characters: bytes) -> bool:
+    """Whether one of the cells begins with one of `characters`."""
     # Looking for one byte is twenty times faster than for two.
-    return character in joined and (joined.startswith(character) or SEPARATOR + character in joined)
+    return any(code in joined and (joined[0] == code or SEPARATOR + bytes([code]) in joined) for code in characters)
 
 
 def indexes_with(joined: bytes, needles: Iterable[bytes]) -> set[int]:
     """Which cells hold one of `needles`. A needle may begin or end with SEPARATOR: then it must stand at the cell's end
     on that side."""
     closed = SEPARATOR + joined + SEPARATOR
-    found: set[int] = set()
+    places: list[int] = []
     for needle in needles:
-        index, counted = -1, 0
         at = closed.find(needle)
         while at >= 0:
             inside = at + (needle[:1] == SEPARATOR)
-            index += closed.count(SEPARATOR, counted, inside)
-            counted = inside
-            found.add(index)
+            places.append(inside)
             at = closed.find(needle, closed.find(SEPARATOR, inside))
+    found: set[int] = set()
+    index, counted = -1, 0
+    for place in sorted(places):  # counting is what takes long: once
+        index += closed.count(SEPARATOR, counted, place)
+        counted = place
+        found.add(index)
     return found
 
 
