@@ -152,7 +152,7 @@ class Scheduler(Section):
     task_timeout: Seconds = 14_400
     long_task_timeout: Seconds = 28_800
     misfire_grace_time: Seconds = 1800
-    executor: Literal["local", "celery"] = "local"
+    executor: Literal["local", "inline", "celery"] = "local"
     drain_timeout: Seconds = 600
 
     @field_validator("timezone")

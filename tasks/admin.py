@@ -1,5 +1,6 @@
 """Tasks and executions in the admin."""
 
+from datetime import datetime
 from typing import Any
 from zoneinfo import ZoneInfoNotFoundError
 
@@ -20,7 +21,7 @@ from unfold.widgets import UnfoldAdminTextareaWidget, UnfoldAdminTextInputWidget
 
 from exporter_site.formats import human_duration, human_size
 from exporter_site.modeladmin import SubmitActionsAdmin
-from tasks import schedule
+from tasks import reasons, schedule
 from tasks.models import Execution, ExportTask
 from tasks.states import Status, Trigger
 from tasks.writers.base import FIDELITY
@@ -83,7 +84,14 @@ class ExportTaskAdmin(SubmitActionsAdmin):
         (_("Query"), {"fields": ("sql", "params", "long_running")}),
         (
             _("Schedule"),
-            {"fields": (("cron", "timezone"), "next_runs", ("overlap", "catch_up"))},
+            {
+                "fields": (
+                    ("cron", "timezone"),
+                    "next_runs",
+                    ("overlap", "catch_up"),
+                    ("priority", "max_retries", "retry_delay"),
+                )
+            },
         ),
         (_("File"), {"fields": (("format", "filename_template"), "format_options")}),
         (_("Other"), {"fields": ("tags", "owner")}),
@@ -191,10 +199,17 @@ class ExecutionAdmin(ModelAdmin):  # type: ignore[misc]
         ),
         (
             _("Times"),
-            {"fields": (("planned_at", "queued_at"), ("started_at", "finished_at"), ("trigger", "created_by"))},
+            {
+                "fields": (
+                    ("planned_at", "queued_at"),
+                    ("started_at", "finished_at"),
+                    ("not_before", "missed_range"),
+                    ("trigger", "priority", "created_by"),
+                )
+            },
         ),
         (_("Query"), {"fields": ("sql_shown", "params")}),
-        (_("Details"), {"fields": ("checksum", ("worker", "attempt"))}),
+        (_("Details"), {"fields": ("checksum", ("worker", "attempt", "retries"), "history_shown")}),
     )
 
     def has_add_permission(self, request: HttpRequest) -> bool:
@@ -255,17 +270,47 @@ class ExecutionAdmin(ModelAdmin):  # type: ignore[misc]
         lines = ((f"{count:,}", FIDELITY.get(code, code)) for code, count in execution.fidelity.items())
         return format_html_join("", "{} {}<br>", lines)
 
+    @display(description=_("missed times"))
+    def missed_range(self, execution: Execution) -> str:
+        if execution.range_start is None:
+            return "-"
+        first, last = (
+            timezone.localtime(moment).strftime("%Y-%m-%d %H:%M")
+            for moment in (execution.range_start, execution.planned_at)
+        )
+        return _t("{count} times from {first} to {last}").format(
+            count=f"{execution.occurrences:,}", first=first, last=last
+        )
+
+    @display(description=_("earlier attempts"))
+    def history_shown(self, execution: Execution) -> str | SafeString:
+        if not execution.history:
+            return "-"
+        lines = (
+            (
+                attempt["attempt"],
+                timezone.localtime(datetime.fromisoformat(attempt["ended_at"])).strftime("%Y-%m-%d %H:%M:%S"),
+                reasons.sentence(attempt["reason"]),
+                attempt["error"],
+            )
+            for attempt in execution.history
+        )
+        return format_html_join("", "#{} {} {} {}<br>", lines)
+
     @display(description=_("file"))
     def download(self, execution: Execution) -> str | SafeString:
         if not execution.files:
             return "-"
+        if execution.files_removed_at:
+            day = timezone.localtime(execution.files_removed_at).strftime("%Y-%m-%d")
+            return _t("removed on {day}, after its retention time").format(day=day)
         name = execution.filename if len(execution.files) == 1 else _t("all parts (zip)")
         url = reverse("tasks:download", args=[execution.pk])
         return format_html('<a href="{}" class="text-primary-600 dark:text-primary-500 underline">{}</a>', url, name)
 
     @display(description=_("parts"))
     def parts(self, execution: Execution) -> str | SafeString:
-        if len(execution.files) < 2:
+        if len(execution.files) < 2 or execution.files_removed_at:
             return "-"
         url = reverse("tasks:download", args=[execution.pk])
         lines = (

@@ -13,9 +13,11 @@ from django.db import transaction
 from django.utils.translation import gettext as _
 
 from tasks import runner
-from tasks.models import Execution, ExportTask, worker_name
+from tasks.executors.inline import InlineExecutor
+from tasks.models import Execution, ExportTask
 from tasks.scheduler import Scheduler
 from tasks.states import Trigger
+from tasks.worker import worker_name
 from tasks.writers import writers
 
 
@@ -83,7 +85,7 @@ def launch(request: Request, on_progress: Callable[[runner.Progress], None]) -> 
     task = request.task
     if request.output:
         check_output(request.output)
-    Scheduler(workers=1).reap()  # a run whose process was killed would otherwise hold the task for ever
+    Scheduler(0, InlineExecutor()).reap()  # a run whose process was killed would otherwise hold the task for ever
     execution = _claim_new(request)
     if execution is None:
         raise LaunchError(
@@ -111,7 +113,8 @@ def _claim_new(request: Request) -> Execution | None:
             format=request.format,
             notify=request.notify,
         )
-        execution = Execution.objects.claim(queued.pk, worker=worker_name())
+        # Whoever sits at the terminal decides for himself how many may read a source.
+        execution = Execution.objects.claim(queued.pk, worker=worker_name(), limit_source=False)
         if execution is None:
             Execution.objects.skip(queued.pk, "overlap")
     return execution

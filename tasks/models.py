@@ -1,9 +1,7 @@
 """Export tasks and executions. How an execution changes its state is in states.py."""
 
-import os
-import socket
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,8 @@ from zoneinfo import ZoneInfo, available_timezones
 from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, validate_email
-from django.db import models
+from django.db import IntegrityError, models, transaction
+from django.db.models.functions import Now
 from django.utils import timezone
 from django.utils.functional import Promise
 from django.utils.translation import gettext as _t
@@ -22,9 +21,10 @@ from datasources import safety
 from datasources.models import DataSource
 from exporter_site.fields import SecretField
 from tasks import dates, files, reasons, schedule
-from tasks.states import UNFINISHED, ExecutionQuerySet, Overlap, Status, Trigger
+from tasks.states import MOST_ATTEMPTS, UNFINISHED, ExecutionQuerySet, Overlap, Priority, Status, Trigger
 from tasks.writers import format_choices, writers
 
+SILENT_AFTER = timedelta(seconds=60)  # without a sign of life a scheduler is taken for dead
 FILENAME_NAMES = ("task", "time", "id")
 
 
@@ -88,6 +88,7 @@ class ExportTask(models.Model):
     )
     overlap = models.CharField(_("if still running"), max_length=20, choices=Overlap, default=Overlap.SKIP)
     catch_up = models.CharField(_("runs that were late"), max_length=20, choices=CatchUp, default=CatchUp.LATEST)
+    priority = models.SmallIntegerField(_("priority"), choices=Priority, default=Priority.NORMAL)
     max_retries = models.PositiveSmallIntegerField(_("retries"), default=0, validators=[MaxValueValidator(20)])
     retry_delay = models.PositiveIntegerField(_("seconds between retries"), default=60)
     on_empty = models.CharField(_("empty result"), max_length=20, choices=OnEmpty, default=OnEmpty.SEND)
@@ -251,17 +252,26 @@ class Execution(models.Model):
     scheduled_for = models.DateTimeField(
         _("occurrence"), null=True, help_text=_("The schedule's time, for scheduled runs.")
     )
+    range_start = models.DateTimeField(
+        _("missed since"), null=True, help_text=_("This row stands for all missed times from here to the occurrence.")
+    )
+    occurrences = models.PositiveIntegerField(_("number of occurrences"), default=1)
+    priority = models.SmallIntegerField(_("priority"), choices=Priority, default=Priority.NORMAL)
     queued_at = models.DateTimeField(_("queued at"), auto_now_add=True)
+    not_before = models.DateTimeField(_("next try"), null=True)
     started_at = models.DateTimeField(_("started at"), null=True)
     finished_at = models.DateTimeField(_("finished at"), null=True)
     duration_seconds = models.FloatField(_("duration"), null=True)
     attempt = models.PositiveIntegerField(_("attempt"), default=0)
+    retries = models.PositiveSmallIntegerField(_("retries"), default=0)
+    history = models.JSONField(_("earlier attempts"), default=list)
     worker = models.CharField(_("worker"), max_length=200, blank=True)
     heartbeat_at = models.DateTimeField(_("last sign of life"), null=True)
     heartbeat_seq = models.PositiveBigIntegerField(default=0)
     backend_id = models.CharField(_("session on the server"), max_length=40, blank=True)
     cancel_requested_at = models.DateTimeField(_("cancel requested"), null=True)
     slot_key = models.CharField(max_length=64, null=True, unique=True)
+    source_slot = models.CharField(max_length=64, null=True, unique=True)
     format = models.CharField(_("file format"), max_length=20)
     data_source = models.ForeignKey(
         DataSource, models.SET_NULL, null=True, related_name="executions", verbose_name=_("data source")
@@ -278,6 +288,7 @@ class Execution(models.Model):
     filename = models.CharField(_("file"), max_length=255, blank=True)
     sha256 = models.CharField("SHA-256", max_length=64, blank=True)
     files = models.JSONField(_("parts"), default=list)
+    files_removed_at = models.DateTimeField(_("files removed at"), null=True)
     fidelity = models.JSONField(_("changed cells"), default=dict)
     error = models.TextField(_("error"), blank=True)
     created_by = models.ForeignKey(
@@ -293,7 +304,9 @@ class Execution(models.Model):
         constraints = (models.UniqueConstraint(fields=("task", "scheduled_for"), name="one_execution_per_occurrence"),)
         indexes = (
             models.Index(fields=("status", "id"), name="execution_by_status"),
+            models.Index(fields=("status", "-priority", "id"), name="execution_by_priority"),
             models.Index(fields=("task", "id"), name="execution_by_task"),
+            models.Index(fields=("status", "finished_at"), name="execution_by_end"),
         )
 
     def __str__(self) -> str:
@@ -302,6 +315,11 @@ class Execution(models.Model):
     @property
     def is_finished(self) -> bool:
         return self.status not in UNFINISHED
+
+    @property
+    def may_go_on(self) -> bool:
+        """Whether a scheduler may try this run again; one from the command line ends with its command."""
+        return self.trigger != Trigger.CLI and self.attempt < MOST_ATTEMPTS
 
     @property
     def reason_sentence(self) -> str | Promise:
@@ -317,12 +335,82 @@ class Execution(models.Model):
         return f"exp:{self.pk}:{self.attempt}"
 
     def paths(self) -> list[Path]:
-        """The files of a succeeded run. Files are only ever found through their row, never through a directory."""
-        if self.status != Status.SUCCEEDED:
+        """The files of a succeeded run, as long as they are kept. Files are only ever found through their row, never through a directory."""
+        if self.status != Status.SUCCEEDED or self.files_removed_at:
             return []
         return [files.output_root() / part["path"] for part in self.files]
 
 
-def worker_name() -> str:
-    """This process, for people and for the check whether it still lives: host:pid."""
-    return f"{socket.gethostname()}:{os.getpid()}"
+class SchedulerQuerySet(models.QuerySet["SchedulerProcess"]):
+    def beat(self, name: str, **fields: Any) -> None:
+        """Note that the scheduler `name` lives."""
+        if not self.filter(name=name).update(seen_at=Now(), **fields):
+            self.create(name=name, seen_at=Now(), **fields)
+
+    def alive(self) -> "SchedulerQuerySet":
+        """Those that were seen lately, by the clock of the database: those of hosts are never compared."""
+        return self.filter(seen_at__gt=Now() - SILENT_AFTER, stopped_at=None)
+
+
+class SchedulerProcess(models.Model):
+    """A `runscheduler` that is or was there: what the dashboard, `scheduler status` and /healthz look at."""
+
+    name = models.CharField(_("process"), max_length=200, unique=True)
+    started_at = models.DateTimeField(_("started at"), auto_now_add=True)
+    seen_at = models.DateTimeField(_("last sign of life"))
+    stopped_at = models.DateTimeField(_("stopped at"), null=True)
+    executor = models.CharField(_("executor"), max_length=20)
+    workers = models.PositiveIntegerField(_("workers"))
+    running = models.PositiveIntegerField(_("running now"), default=0)
+
+    objects = SchedulerQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = _("scheduler process")
+        verbose_name_plural = _("scheduler processes")
+        ordering = ("-seen_at",)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class PauseQuerySet(models.QuerySet["Pause"]):
+    def active(self) -> "PauseQuerySet":
+        return self.filter(active_key=Pause.ACTIVE)
+
+    def begin(self, by: str, note: str = "") -> bool:
+        """Stop starting runs. False when that is so already."""
+        try:
+            with transaction.atomic():
+                self.create(active_key=Pause.ACTIVE, begun_by=by, note=note)
+        except IntegrityError:
+            return False
+        return True
+
+    def end(self, by: str) -> bool:
+        """Start runs again. False when nothing was paused."""
+        return bool(self.active().update(active_key=None, ended_at=timezone.now(), ended_by=by))
+
+
+class Pause(models.Model):
+    """A time in which nothing is started, for maintenance. Running exports go on; what comes due waits, and is late
+    by the usual rules when the pause ends."""
+
+    ACTIVE = "active"
+
+    active_key = models.CharField(max_length=10, null=True, unique=True)
+    begun_at = models.DateTimeField(_("paused at"), auto_now_add=True)
+    begun_by = models.CharField(_("paused by"), max_length=150)
+    note = models.CharField(_("note"), max_length=200, blank=True)
+    ended_at = models.DateTimeField(_("resumed at"), null=True)
+    ended_by = models.CharField(_("resumed by"), max_length=150, blank=True)
+
+    objects = PauseQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = _("pause")
+        verbose_name_plural = _("pauses")
+        ordering = ("-id",)
+
+    def __str__(self) -> str:
+        return f"{self.begun_at:%Y-%m-%d %H:%M} {self.begun_by}"

@@ -14,16 +14,19 @@ Text = str | Promise
 class Reason(NamedTuple):
     sentence: Text
     remedy: Text = ""
+    passing: bool = False  # may be gone by itself in a while: worth a retry
 
 
 REASONS: dict[str, Reason] = {
     "connection_failed": Reason(
         _("The database could not be reached."),
         _("Check host, port and network, then press “Test connection” on the data source."),
+        passing=True,
     ),
     "connection_lost": Reason(
         _("The connection broke while rows were read. The file was discarded."),
         _("Run again. If it happens often, ask whether the server restarts or a firewall cuts long connections."),
+        passing=True,
     ),
     "auth_failed": Reason(
         _("The database refused user name or password."),
@@ -48,6 +51,7 @@ REASONS: dict[str, Reason] = {
     "killed_on_server": Reason(
         _("Somebody, or a rule, ended the query on the database server."),
         _("Ask the database's administrators, then run again."),
+        passing=True,
     ),
     "query_timeout": Reason(
         _("The query took longer than allowed."),
@@ -57,17 +61,22 @@ REASONS: dict[str, Reason] = {
         _("The run took longer than allowed."), _("Mark the task as long running, or raise scheduler.task_timeout.")
     ),
     "stalled": Reason(
-        _("The database stopped sending rows."), _("Check the database's load and the network, then run again.")
+        _("The database stopped sending rows."),
+        _("Check the database's load and the network, then run again."),
+        passing=True,
     ),
     "worker_lost": Reason(
         _("The process that ran the export died."),
         _("Look for a restart or lack of memory at that time, then run again."),
+        passing=True,
     ),
     "out_of_memory": Reason(
         _("The export needed more memory than allowed."), _("Raise export.memory_limit, or select fewer wide columns.")
     ),
     "disk_full": Reason(
-        _("There is too little free disk space."), _("Free space, or lower export.retention_days, then run again.")
+        _("There is too little free disk space."),
+        _("Free space, or lower export.retention_days, then run again."),
+        passing=True,
     ),
     "file_error": Reason(
         _("The file could not be written."), _("Check that the directories exist and may be written to.")
@@ -79,6 +88,7 @@ REASONS: dict[str, Reason] = {
     "source_inactive": Reason(_("The data source is switched off."), _("Activate it, or choose another.")),
     "cancelled": Reason(_("The run was cancelled.")),
     "interrupted": Reason(_("The system was stopped while the export ran."), _("Run it again, if it is needed.")),
+    "unplannable": Reason(_("The schedule can't be read any more."), _("Correct schedule and time zone of the task.")),
     "overlap": Reason(_("The task was still running."), _("Wait for it, or allow parallel runs in the task.")),
     "misfire": Reason(
         _("Its time had passed by more than the grace time."), _("Run it by hand for that date if it is needed.")
@@ -90,6 +100,10 @@ REASONS: dict[str, Reason] = {
 
 def sentence(code: str) -> Text:
     return REASONS[code].sentence if code in REASONS else code
+
+
+def is_passing(code: str) -> bool:
+    return code in REASONS and REASONS[code].passing
 
 
 def remedy(code: str) -> Text:

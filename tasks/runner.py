@@ -19,16 +19,17 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from django.conf import settings
-from django.db import OperationalError, close_old_connections, connection
+from django.db import InterfaceError, OperationalError, close_old_connections, connection
 from django.utils.translation import gettext as _
 
 from datasources import safety
 from datasources.connectors.base import Connector, ConnectorError, Query
 from datasources.sqltext import SQLTextError
 from exporter_site.redact import redact
-from tasks import dates, files
-from tasks.models import Execution, ExportTask, worker_name
+from tasks import dates, files, reasons
+from tasks.models import Execution, ExportTask
 from tasks.states import Status
+from tasks.worker import worker_name
 from tasks.writers import writers
 from tasks.writers.base import FilePart, Writer, WriterError, WriterOptions
 
@@ -41,6 +42,9 @@ ABANDON = 30.0  # seconds that a cancelled query may take to let go
 # Seconds until a thread that waits for Python's lock may have it. The thread that compresses and writes needs it a few
 # times per megabyte, each time for a moment: with the usual 5 ms it would wait longer than it works.
 SWITCH_INTERVAL = 0.0005
+
+# Seconds between tries to store an end, while the system database is away.
+WAITS = (0.1, 0.5, 1, 2, 5, 5, 10, 10, 20)
 
 TIMEOUTS = ("query_timeout", "task_timeout")
 
@@ -70,6 +74,16 @@ class Refused(Exception):
     def __init__(self, reason: str, message: str = "") -> None:
         super().__init__(message)
         self.reason = reason
+
+
+def run_claimed(execution_id: int, attempt: int) -> None:
+    """run() for a process that was only given numbers. An attempt that is not running any more is left alone."""
+    rows = Execution.objects.select_related("task", "task__data_source", "data_source")
+    execution = rows.filter(pk=execution_id, attempt=attempt, status=Status.RUNNING).first()
+    if execution is None:
+        logger.warning("attempt %s of execution %s is not running any more", attempt, execution_id)
+        return
+    run(execution)
 
 
 def run(execution: Execution, on_progress: Callable[[Progress], None] | None = None) -> Execution:
@@ -284,7 +298,7 @@ class Supervisor:
         stored = {"rows": progress.rows, "bytes": progress.bytes, "rate": round(progress.rate)}
         try:
             alive = Execution.objects.heartbeat(self.execution, stored, self.pipeline.connector.backend_id())
-        except OperationalError as exc:
+        except (OperationalError, InterfaceError) as exc:
             logger.warning("execution %s could not store its heartbeat: %s", self.execution.pk, exc)
             close_old_connections()
             # Somebody else may have taken the run over by now.
@@ -296,7 +310,7 @@ class Supervisor:
     def _cancel_requested(self) -> bool:
         try:
             return Execution.objects.cancel_requested(self.execution)
-        except OperationalError:
+        except (OperationalError, InterfaceError):
             return False  # asked again in a second
 
     def _report(self) -> None:
@@ -361,8 +375,11 @@ def _publish(execution: Execution, pipeline: Pipeline, directory: Path) -> Execu
 
 
 def _end(execution: Execution, outcome: Outcome, pipeline: Pipeline | None = None) -> Execution:
-    """Store an end without a file."""
+    """Store an end without a file, or put the run back into the queue when it is worth another try."""
     error = redact(outcome.error)
+    if _try_again(execution, outcome.reason, error):
+        logger.warning("execution %s of “%s” is tried again: %s", execution.pk, execution.task_name, outcome.reason)
+        return execution
     logger.warning("execution %s of “%s”: %s (%s)", execution.pk, execution.task_name, outcome.status, outcome.reason)
     rows = {"rows_count": pipeline.rows} if pipeline else {}
     if not _finish_surely(execution, outcome.status, reason=outcome.reason, error=error, **rows):
@@ -370,20 +387,40 @@ def _end(execution: Execution, outcome: Outcome, pipeline: Pipeline | None = Non
     return execution
 
 
+def _try_again(execution: Execution, reason: str, error: str) -> bool:
+    """Put the run back into the queue, if `reason` and the task's retries allow it."""
+    stopped = reason == "interrupted"
+    if not stopped and not reasons.is_passing(reason):
+        return False
+    return _surely(
+        execution,
+        Status.QUEUED,
+        lambda: Execution.objects.requeue(execution, reason, error=error, counts=not stopped),
+    )
+
+
 def _finish_surely(execution: Execution, status: Status, **fields: Any) -> bool:
-    """finish(), again after a lost connection: the commit may have been done although its answer was lost."""
+    return _surely(execution, status, lambda: Execution.objects.finish(execution, status, **fields))
+
+
+def _surely(execution: Execution, status: Status, change: Callable[[], bool]) -> bool:
+    """Have `change` bring this attempt to `status`, again after a lost connection: the commit may have been done
+    although its answer was lost. False when it is not in that state; raises when nobody can say."""
     attempt = execution.attempt
-    for wait in (0.1, 1, 5, 10, 20):
+    for wait in (*WAITS, None):
         try:
-            if Execution.objects.finish(execution, status, **fields):
+            if change():
+                execution.refresh_from_db()
                 return True
             execution.refresh_from_db()
             return execution.status == status and execution.attempt == attempt
-        except OperationalError as exc:
-            logger.warning("execution %s could not store its end, trying again: %s", execution.pk, exc)
+        except (OperationalError, InterfaceError) as exc:
+            logger.warning("execution %s could not store its end, trying again: %s", execution.pk, redact(str(exc)))
             connection.close()
+            if wait is None:
+                raise  # A published file stays: if its row does not say succeeded, whoever closes it removes the file.
             time.sleep(wait)
-    return False
+    raise AssertionError("unreachable")
 
 
 def _taken_over(execution: Execution) -> Execution:

@@ -1,8 +1,10 @@
 """Cron expressions: checked at save, explained in words, next runs. Pure functions on aware times, no database."""
 
+from collections import deque
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from itertools import islice
+from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
@@ -60,6 +62,33 @@ def upcoming(cron: str, timezone: str, after: datetime) -> Iterator[datetime]:
         # Asked within a repeated hour, cronsim names the first 01:30, which is over.
         if instant > after:
             yield instant
+
+
+class Due(NamedTuple):
+    """The instants from the first one owed up to now: the newest of them one by one, how many came before these and
+    from when to when, and the first one that is still to come (None when there is none)."""
+
+    newest: list[datetime]
+    older: int
+    older_from: datetime | None
+    older_to: datetime | None
+    following: datetime | None
+
+
+def due(cron: str, timezone: str, first: datetime, now: datetime, most: int = 100) -> Due:
+    """What is owed at `now` when `first` is the first instant owed; `most` of them one by one."""
+    newest: deque[datetime] = deque([first], maxlen=most)
+    count, older_to, following = 1, None, None
+    for instant in upcoming(cron, timezone, first):
+        if instant > now:
+            following = instant
+            break
+        if count >= most:
+            older_to = newest[0]
+        newest.append(instant)
+        count += 1
+    older = count - len(newest)
+    return Due(list(newest), older, first if older else None, older_to, following)
 
 
 def next_run(cron: str, timezone: str, after: datetime) -> datetime | None:

@@ -1,180 +1,286 @@
-"""What must happen whether or not somebody watches: dead runs are closed, due runs queued, queued runs started.
+"""What must happen whether or not somebody watches: due runs queued, queued runs started, dead runs taken up or closed.
 
 Each step is a method that returns how much it did and is safe beside any number of other schedulers: the database
-decides who wins (guarded updates, one row per occurrence), never a lock in memory.
+decides who wins (guarded updates, one row per occurrence), never a lock in memory, and never two hosts' clocks.
+
+    step()   care and tick
+    care()   collect; every few seconds reap, beat and a piece of housekeep
+    tick()   enqueue_due, dispatch: two queries when there is nothing to do
 """
 
-import itertools
 import logging
-import os
-import socket
-import subprocess
-import sys
+import signal
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta
 
 from cronsim import CronSimError
 from django.conf import settings
-from django.db import IntegrityError, close_old_connections, transaction
+from django.db import DatabaseError, IntegrityError, InterfaceError, close_old_connections, transaction
+from django.db.models import Exists
 from django.utils import timezone
 
 from datasources.connectors.base import ConnectorError
-from exporter_site.config import BASE_DIR
-from tasks import files, schedule
-from tasks.models import CatchUp, Execution, ExportTask, worker_name
-from tasks.states import Overlap, Status, Trigger
+from datasources.models import DataSource
+from exporter_site.redact import redact
+from tasks import files, housekeeping, schedule, worker
+from tasks.executors.base import Executor
+from tasks.models import CatchUp, Execution, ExportTask, Pause, SchedulerProcess
+from tasks.states import Overlap, Trigger
 
 logger = logging.getLogger(__name__)
 
 LEASE = 60.0  # seconds without a heartbeat after which a run's worker is taken for dead
-MOST_AT_ONCE = 100  # times of one task that one step turns into rows; the next step goes on
+CARE_EVERY = 2.0  # seconds
+BEAT_EVERY = 10.0  # seconds
+MOST_DUE = 200  # tasks that one step plans; the next step goes on
+MOST_MISSED = 100  # missed times of one task that get a row each; the older ones share one
+ON_TIME = timedelta(seconds=60)  # with catch_up none, what is later than this does not run
+CLEAN_EVERY = 3600.0  # seconds
+COMPLAIN_EVERY = 10.0  # seconds between two lines about a database that is away
 
 
 class Scheduler:
-    """`workers`: how many exports this scheduler runs at once, each in a process of its own."""
+    """`workers`: how many exports run at once on this machine, those that an earlier scheduler started included."""
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, executor: Executor) -> None:
         self.workers = workers
-        self.running: dict[int, subprocess.Popen[bytes]] = {}
+        self.executor = executor
+        self.name = worker.worker_name()
+        self.adopted = 0  # runs on this machine that an earlier scheduler has started
         # (attempt, heartbeat) of each running row and since when, by our own monotonic clock, it has not changed.
-        # Clocks of two hosts are never compared.
         self._seen: dict[int, tuple[tuple[int, int], float]] = {}
+        self._housework: Iterator[housekeeping.Removed] | None = None
+        self._removed: housekeeping.Removed | None = None
+        self._cared_at = self._beaten_at = self._cleaned_at = self._complained_at = float("-inf")
 
-    def tick(self) -> None:
-        steps: tuple[Callable[[], int], ...] = (self.collect, self.reap, self.enqueue_due, self.dispatch)
+    def step(self) -> int:
+        """All that is to be done now. Returns how much that was."""
+        return self.care() + self.tick()
+
+    def care(self) -> int:
+        done = self._each(self.collect)
+        if time.monotonic() - self._cared_at >= CARE_EVERY:
+            self._cared_at = time.monotonic()
+            done += self._each(self.reap, self.beat)
+            self._each(self.housekeep)  # not counted: nobody waits for it
+        return done
+
+    def tick(self) -> int:
+        return self._each(self.enqueue_due, self.dispatch)
+
+    def _each(self, *steps: Callable[[], int]) -> int:
+        done = 0
         for step in steps:
             try:
-                step()
-            except Exception:  # A bad row or a database that is away for a moment must not stop the others.
+                done += step()
+            except (DatabaseError, InterfaceError) as exc:
+                self._complain(step.__name__, exc)
+                close_old_connections()  # those that broke
+            except Exception:  # A bad row must not stop the others.
                 logger.exception("scheduler step %s failed", step.__name__)
-                close_old_connections()
+        return done
+
+    def _complain(self, step: str, exc: Exception) -> None:
+        """A database that is away is tried twice a second; one line in ten seconds says so."""
+        now = time.monotonic()
+        if now - self._complained_at >= COMPLAIN_EVERY:
+            self._complained_at = now
+            logger.warning("scheduler step %s will be tried again: %s", step, redact(str(exc)).strip())
 
     def collect(self) -> int:
-        """Take note of workers that have ended; one that died without a word is closed at once."""
-        ended = [pk for pk, process in self.running.items() if process.poll() is not None]
-        for pk in ended:
-            del self.running[pk]
-            left = Execution.objects.filter(pk=pk, status=Status.RUNNING).first()
-            if left is not None:
-                close_lost(left)
+        """Take note of runs that have ended; one whose process died without a word is dealt with at once."""
+        ended = self.executor.collect()
+        for run in ended:
+            row = Execution.objects.running().filter(pk=run.execution_id, attempt=run.attempt).first()
+            if row is None:
+                continue
+            if run.code is None and row.worker != self.name and not worker.is_gone(row.worker):
+                continue  # It lives on without the process that started it.
+            if run.code == -signal.SIGTERM and Execution.objects.requeue(row, "interrupted", counts=False):
+                clear_away(row)
+            else:
+                close_lost(row)
         return len(ended)
 
     def reap(self) -> int:
-        """Close the runs whose worker is dead. Returns how many."""
-        rows = list(Execution.objects.filter(status=Status.RUNNING).exclude(pk__in=self.running))
+        """Take up or close the runs whose worker is dead. Returns how many."""
         now = time.monotonic()
         seen: dict[int, tuple[tuple[int, int], float]] = {}
-        lost = 0
-        for row in rows:
+        lost = adopted = 0
+        for row in Execution.objects.running():
             beat = (row.attempt, row.heartbeat_seq)
             known = self._seen.get(row.pk)
             since = known[1] if known and known[0] == beat else now
             seen[row.pk] = (beat, since)
-            if now - since > LEASE or worker_is_gone(row.worker):
+            silent = now - since > LEASE
+            if silent or worker.is_gone(row.worker):
+                if silent and worker.kill(row.worker):
+                    logger.warning("execution %s: its worker was stuck and has been killed", row.pk)
                 lost += close_lost(row)
-        self._seen = seen
+            elif not self.executor.holds(row.pk, row.attempt) and row.trigger != Trigger.CLI:
+                adopted += worker.local_pid(row.worker) is not None
+        self._seen, self.adopted = seen, adopted
         return lost
+
+    def beat(self) -> int:
+        """Be seen to live. Returns whether it was time to."""
+        if time.monotonic() - self._beaten_at < BEAT_EVERY:
+            return 0
+        SchedulerProcess.objects.beat(
+            self.name, executor=self.executor.kind, workers=self.workers, running=self.executor.running + self.adopted
+        )
+        self._beaten_at = time.monotonic()
+        return 1
+
+    def housekeep(self) -> int:
+        """Move the housework on by one piece. Returns whether there was one."""
+        if self._housework is None:
+            if time.monotonic() - self._cleaned_at < CLEAN_EVERY:
+                return 0
+            self._cleaned_at = time.monotonic()
+            self._housework = housekeeping.housework()
+        work, self._housework = self._housework, None
+        for removed in work:
+            self._removed = removed
+            self._housework = work  # only now: one that has failed can't go on
+            return 1
+        if self._removed:
+            logger.info("housekeeping: %s", self._removed)
+            self._removed = None
+        return 0
 
     def enqueue_due(self) -> int:
         """Queue the runs whose time has come. Returns how many tasks were due."""
-        due = list(ExportTask.objects.filter(enabled=True, next_run_at__lte=timezone.now()))
-        for task in due:
+        due = ExportTask.objects.filter(~Exists(Pause.objects.active()), enabled=True, next_run_at__lte=timezone.now())
+        tasks = list(due.order_by("next_run_at")[:MOST_DUE])
+        for task in tasks:
             try:
                 enqueue_occurrences(task, timezone.now())
-            except IntegrityError:
-                # Queued by another scheduler in this moment, or before the clock was set back: go on behind it.
-                ExportTask.objects.filter(pk=task.pk, next_run_at=task.next_run_at).update(
-                    next_run_at=schedule.next_run(task.cron, task.timezone, timezone.now())
-                )
             except (CronSimError, ValueError, KeyError):
                 # A task that can't be planned is set aside; saving it anew puts it back. A database that is away for
-                # a moment is no reason for that: its errors go up, and the next tick tries again.
+                # a moment is no reason for that: its errors go up, and the next step tries again.
                 logger.exception("“%s” can't be planned and is set aside", task.name)
-                ExportTask.objects.filter(pk=task.pk).update(next_run_at=None)
-        return len(due)
+                set_aside(task)
+        return len(tasks)
 
     def dispatch(self) -> int:
         """Start queued runs while there are free workers. Returns how many were started."""
+        free = self.workers - self.executor.running - self.adopted
+        ready = Execution.objects.ready().filter(~Exists(Pause.objects.active()))
+        if free <= 0 or not ready.exists():
+            return 0
+        reading: Counter[int | None] = Counter()
+        busy: set[int | None] = set()
+        for source, task, slot in Execution.objects.running().values_list("data_source", "task", "slot_key"):
+            reading[source] += 1
+            if slot is not None:
+                busy.add(task)
+        skip_overlapping(busy)
+        sources = DataSource.objects.filter(pk__in=[source for source in reading if source])
+        full = [source.pk for source in sources if reading[source.pk] >= source.max_concurrency]
+        rows = ready.exclude(data_source__in=full).exclude(task__in=[task for task in busy if task])
         started = 0
-        reading: Counter[int | None] = Counter(
-            Execution.objects.filter(status=Status.RUNNING).values_list("data_source", flat=True)
-        )
-        queued = Execution.objects.filter(status=Status.QUEUED).select_related("task", "data_source").order_by("id")
-        for row in list(queued[:200]):
-            if len(self.running) >= self.workers:
+        # Of those that turn out to wait for each other, the next step starts others.
+        for row in rows.order_by("-priority", "id").select_related("task", "data_source")[: 4 * free]:
+            if started >= free:
                 break
             if row.data_source is not None and reading[row.data_source.pk] >= row.data_source.max_concurrency:
                 continue
-            if self._start(row):
+            if self.executor.start(row):
                 started += 1
                 reading[row.data_source_id] += 1
         return started
 
-    def _start(self, row: Execution) -> bool:
-        claimed = Execution.objects.claim(row.pk, worker=worker_name())
-        if claimed is None:
-            if row.task is not None and row.task.overlap == Overlap.SKIP and is_running(row.task):
-                Execution.objects.skip(row.pk, "overlap")
-            return False
-        command = [sys.executable, str(BASE_DIR / "manage.py"), "runexecution", str(row.pk), str(claimed.attempt)]
-        # Its own session: a Ctrl-C or a stop of the scheduler is not a stop of its exports.
-        self.running[row.pk] = subprocess.Popen(command, start_new_session=True, stdin=subprocess.DEVNULL)
-        return True
+    def stop(self) -> None:
+        """Say that this scheduler is gone."""
+        self.executor.close()
+        self._each(self._say_stopped)
 
-    def stop_workers(self) -> None:
-        """Ask the running exports to stop; each then ends as `failed: interrupted` and removes its files."""
-        for process in self.running.values():
-            process.terminate()
+    def _say_stopped(self) -> int:
+        return SchedulerProcess.objects.filter(name=self.name).update(stopped_at=timezone.now(), running=0)
 
 
 def enqueue_occurrences(task: ExportTask, now: datetime) -> None:
     """Turn every time of `task` that has come into one row, and move its next run on, in one transaction."""
-    due_at = task.next_run_at
-    if due_at is None:
+    if task.next_run_at is None:
         return
     grace = timedelta(seconds=settings.CONFIG.scheduler.misfire_grace_time)
-    upcoming = itertools.chain([due_at], schedule.upcoming(task.cron, task.timezone, due_at))
-    times = list(itertools.takewhile(lambda moment: moment <= now, itertools.islice(upcoming, MOST_AT_ONCE)))
-    next_run_at = schedule.next_run(task.cron, task.timezone, times[-1])
-    # A newer one that has come, too, is dealt with in the next step.
-    newest = times[-1] if next_run_at is None or next_run_at > now else None
+    # Whatever runs needs a row of its own; once a minute is as often as a schedule can fire.
+    in_grace = grace // timedelta(minutes=1) if task.catch_up == CatchUp.ALL else 0
+    due = schedule.due(task.cron, task.timezone, task.next_run_at, now, MOST_MISSED + in_grace)
+    try:
+        _store_occurrences(task, due, due.newest, now, grace)
+    except IntegrityError:
+        # The clock was set back, or the schedule was: some of these times have their row already.
+        there = Execution.objects.filter(task=task, scheduled_for__in=due.newest).values_list(
+            "scheduled_for", flat=True
+        )
+        known = set(there)
+        _store_occurrences(task, due, [moment for moment in due.newest if moment not in known], now, grace)
+
+
+def _store_occurrences(
+    task: ExportTask, due: schedule.Due, moments: Iterable[datetime], now: datetime, grace: timedelta
+) -> None:
     with transaction.atomic():
-        moved = ExportTask.objects.filter(pk=task.pk, next_run_at=due_at, enabled=True).update(next_run_at=next_run_at)
+        moved = ExportTask.objects.filter(pk=task.pk, next_run_at=task.next_run_at, enabled=True).update(
+            next_run_at=due.following
+        )
         if not moved:
             return  # Another scheduler was faster, or the task has just been edited.
-        for moment in times:
-            execution = Execution.objects.enqueue(task, trigger=Trigger.SCHEDULE, planned_at=moment)
-            if now - moment > grace:
-                Execution.objects.miss(execution.pk, "misfire")
-            elif moment != newest and task.catch_up != CatchUp.ALL:
-                Execution.objects.miss(execution.pk, "coalesced")
+        if due.older_to is not None and not Execution.objects.filter(task=task, scheduled_for=due.older_to).exists():
+            Execution.objects.record_missed(
+                task, due.older_to, "misfire", occurrences=due.older, range_start=due.older_from
+            )
+        for moment in moments:
+            reason = _why_not(task, moment, due.newest[-1], now - moment, grace)
+            if reason:
+                Execution.objects.record_missed(task, moment, reason)
+            else:
+                Execution.objects.enqueue(task, trigger=Trigger.SCHEDULE, planned_at=moment)
 
 
-def is_running(task: ExportTask) -> bool:
-    return Execution.objects.filter(task=task, status=Status.RUNNING).exists()
+def _why_not(task: ExportTask, moment: datetime, newest: datetime, late: timedelta, grace: timedelta) -> str:
+    """Why a time that has come does not run; "" when it does."""
+    if late > grace:
+        return "misfire"
+    if task.catch_up == CatchUp.ALL:
+        return ""
+    if moment != newest:
+        return "coalesced"
+    return "misfire" if task.catch_up == CatchUp.NONE and late > ON_TIME else ""
 
 
-def worker_is_gone(worker: str) -> bool:
-    """Whether `worker` was a process of this machine that does not exist any more. False when nobody can say."""
-    host, _colon, pid = worker.rpartition(":")
-    if host != socket.gethostname() or not pid.isdigit():
-        return False
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False
+def set_aside(task: ExportTask) -> None:
+    """Take a task that can't be planned off the schedule, visibly: the time that was due is missed."""
+    with transaction.atomic():
+        moved = ExportTask.objects.filter(pk=task.pk, next_run_at=task.next_run_at).update(next_run_at=None)
+        known = Execution.objects.filter(task=task, scheduled_for=task.next_run_at)
+        if moved and task.next_run_at is not None and not known.exists():
+            Execution.objects.record_missed(task, task.next_run_at, "unplannable")
+
+
+def skip_overlapping(busy: Iterable[int | None]) -> int:
+    """End the queued runs of running tasks that say so. Returns how many."""
+    waiting = Execution.objects.queued().filter(task__in=list(busy), task__overlap=Overlap.SKIP, attempt=0)
+    # Somebody has asked for each of these times.
+    waiting = waiting.exclude(trigger=Trigger.BACKFILL).exclude(trigger=Trigger.SCHEDULE, task__catch_up=CatchUp.ALL)
+    return sum(Execution.objects.skip(pk, "overlap") for pk in waiting.values_list("pk", flat=True))
 
 
 def close_lost(execution: Execution) -> bool:
-    """Close a run whose worker died: its state, its files, its query on the server. False if it lived after all."""
-    if not Execution.objects.fail_lost(execution):
+    """Deal with a run whose worker died: its state, its files, its query on the server. False if it lived after all."""
+    if not Execution.objects.end_lost(execution):
         return False
     logger.warning("execution %s: its worker %s is gone", execution.pk, execution.worker)
+    clear_away(execution)
+    return True
+
+
+def clear_away(execution: Execution) -> None:
+    """Remove what a dead attempt left: files, and its query on the server."""
     files.sweep(execution.pk, execution.attempt)
     if execution.backend_id and execution.data_source is not None:
         try:
@@ -182,4 +288,3 @@ def close_lost(execution: Execution) -> bool:
             source.connector(timezone=settings.TIME_ZONE, label=execution.label).kill(execution.backend_id)
         except ConnectorError as exc:
             logger.warning("execution %s: its query could not be ended on the server: %s", execution.pk, exc)
-    return True

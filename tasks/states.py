@@ -1,25 +1,31 @@
 """The states of an execution, and the one place that changes them.
 
     (created) --> queued --claim--> running --finish--> succeeded | failed | timed_out | cancelled
-                    |                  |
-                    |                  +--reap (its worker died)--> failed(worker_lost)
-                    +--cancel--> cancelled
-                    +--its time passed, or its task still runs--> missed | skipped
+       |          |    ^               |
+       |          |    +--requeue------+  a failure that may pass, or a stop of the system: tried again
+       |          +--cancel--> cancelled
+       |          +--its task still runs--> skipped
+       +--its time has passed--> missed
 
 Every arrow is one UPDATE that is guarded by id, attempt and status and must change exactly one row. `attempt` is a
 fencing number: a worker that was taken for dead and comes back holds an old one, and changes nothing.
+
+Two unique columns keep runs apart in the database itself, however many schedulers claim: `slot_key` (one run per task)
+and `source_slot` (one of max_concurrency places per data source). Both are NULL unless the row is running.
 """
 
-from collections.abc import Mapping
-from datetime import datetime
+import random
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from django.db import IntegrityError, models, transaction
-from django.db.models import F
+from django.db.models import F, Q
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 if TYPE_CHECKING:
+    from datasources.models import DataSource
     from tasks.models import Execution, ExportTask
 
 
@@ -41,6 +47,16 @@ class Status(models.TextChoices):
 
 
 UNFINISHED = (Status.QUEUED, Status.RUNNING)
+MOST_RETRY_DELAY = 3600.0  # seconds
+MOST_ATTEMPTS = 100  # however often the system is stopped under a run
+
+
+class Priority(models.IntegerChoices):
+    """Which of the queued runs starts first."""
+
+    LOW = -1, _("low")
+    NORMAL = 0, _("normal")
+    HIGH = 1, _("high")
 
 
 class Trigger(models.TextChoices):
@@ -67,57 +83,117 @@ class ExecutionQuerySet(models.QuerySet["Execution"]):
         created_by: Any = None,
     ) -> "Execution":
         """Queue one run of `task`. `planned_at` is what its dates count from; now, when not given."""
-        execution = self.model(
-            task=task,
-            task_name=task.name,
+        execution = self._new(
+            task,
             trigger=trigger,
             planned_at=planned_at or timezone.now(),
             # Only occurrences of the schedule are unique; runs by hand for the same time are not.
             scheduled_for=planned_at if trigger == Trigger.SCHEDULE else None,
             params={**task.params, **(params or {})},
             format=format or task.format,
-            data_source=task.data_source,
-            sql_template=task.sql,
             notify=notify,
             created_by=created_by,
         )
         execution.save(force_insert=True)
         return execution
 
-    def claim(self, execution_id: int, *, worker: str) -> "Execution | None":
-        """queued -> running for `worker`. None when it is not queued any more, or its task is already running.
+    def record_missed(
+        self,
+        task: "ExportTask",
+        planned_at: datetime,
+        reason: str,
+        *,
+        occurrences: int = 1,
+        range_start: datetime | None = None,
+    ) -> "Execution":
+        """A scheduled time at which nothing ran. With `range_start` the row stands for `occurrences` times, from there
+        to `planned_at`."""
+        execution = self._new(
+            task,
+            trigger=Trigger.SCHEDULE,
+            planned_at=planned_at,
+            scheduled_for=planned_at,
+            params=task.params,
+            format=task.format,
+            status=Status.MISSED,
+            reason=reason,
+            finished_at=timezone.now(),
+            occurrences=occurrences,
+            range_start=range_start,
+        )
+        execution.save(force_insert=True)
+        return execution
 
-        The task's slot is a unique column, so two runs of one task can't start at once, however many claim.
-        """
-        row = self.filter(pk=execution_id, status=Status.QUEUED).select_related("task").first()
+    def _new(self, task: "ExportTask", **fields: Any) -> "Execution":
+        return self.model(
+            task=task,
+            task_name=task.name,
+            data_source_id=task.data_source_id,
+            sql_template=task.sql,
+            priority=task.priority,
+            **fields,
+        )
+
+    def queued(self) -> "ExecutionQuerySet":
+        return self.filter(status=Status.QUEUED)
+
+    def ready(self) -> "ExecutionQuerySet":
+        """Queued, and not waiting for its next try."""
+        return self.queued().filter(Q(not_before=None) | Q(not_before__lte=timezone.now()))
+
+    def unfinished(self) -> "ExecutionQuerySet":
+        return self.filter(status__in=UNFINISHED)
+
+    def finished(self) -> "ExecutionQuerySet":
+        return self.exclude(status__in=UNFINISHED)
+
+    def running(self) -> "ExecutionQuerySet":
+        return self.filter(status=Status.RUNNING)
+
+    def claim(self, execution_id: int, *, worker: str, limit_source: bool = True) -> "Execution | None":
+        """queued -> running for `worker`. None when it is not queued any more, when its task is already running, or,
+        with `limit_source`, when its data source is read by as many runs as it allows."""
+        row = self.filter(pk=execution_id, status=Status.QUEUED).select_related("task", "data_source").first()
         if row is None:
             return None
         exclusive = row.task is not None and row.task.overlap != Overlap.PARALLEL
-        now = timezone.now()
-        try:
-            with transaction.atomic():
-                claimed = self.filter(pk=execution_id, status=Status.QUEUED, attempt=row.attempt).update(
-                    status=Status.RUNNING,
-                    attempt=F("attempt") + 1,
-                    worker=worker,
-                    slot_key=f"task:{row.task_id}" if exclusive else None,
-                    started_at=now,
-                    heartbeat_at=now,
-                    heartbeat_seq=F("heartbeat_seq") + 1,
-                )
-        except IntegrityError:
-            return None
-        if not claimed:
-            return None
-        return self.select_related("task", "task__data_source").get(pk=execution_id)
+        slot = f"task:{row.task_id}" if exclusive else None
+        places = self._free_places(row.data_source) if limit_source and row.data_source else [None]
+        for place in places:
+            now = timezone.now()
+            try:
+                with transaction.atomic():
+                    claimed = self.filter(pk=execution_id, status=Status.QUEUED, attempt=row.attempt).update(
+                        status=Status.RUNNING,
+                        attempt=F("attempt") + 1,
+                        worker=worker,
+                        slot_key=slot,
+                        source_slot=place,
+                        started_at=now,
+                        not_before=None,
+                        heartbeat_at=now,
+                        heartbeat_seq=F("heartbeat_seq") + 1,
+                    )
+            except IntegrityError:
+                if slot and self.filter(slot_key=slot).exists():
+                    return None
+                continue  # Somebody else took this place of the source in this moment.
+            if not claimed:
+                return None
+            return self.select_related("task", "task__data_source", "data_source").get(pk=execution_id)
+        return None
+
+    def _free_places(self, source: "DataSource") -> Sequence[str | None]:
+        """The places of a data source that nobody holds, as `source_slot` names them."""
+        running = self.filter(data_source=source, status=Status.RUNNING).values_list("source_slot", flat=True)
+        taken = list(running)
+        places = [f"source:{source.pk}:{number}" for number in range(source.max_concurrency)]
+        # Runs from the command line have no place, but they read, too.
+        return [place for place in places if place not in taken][: max(0, source.max_concurrency - len(taken))]
 
     def skip(self, execution_id: int, reason: str) -> bool:
         """queued -> skipped."""
         return self._end_queued(execution_id, Status.SKIPPED, reason)
-
-    def miss(self, execution_id: int, reason: str) -> bool:
-        """queued -> missed."""
-        return self._end_queued(execution_id, Status.MISSED, reason)
 
     def cancel_queued(self, execution_id: int) -> bool:
         """queued -> cancelled."""
@@ -168,16 +244,65 @@ class ExecutionQuerySet(models.QuerySet["Execution"]):
                 finished_at=now,
                 duration_seconds=max(0.0, (now - started).total_seconds()),
                 slot_key=None,
+                source_slot=None,
                 **fields,
             )
-        if finished:
-            execution.refresh_from_db()
         return bool(finished)
 
-    def fail_lost(self, execution: "Execution") -> bool:
-        """running -> failed(worker_lost), if nothing has beaten since `execution` was read."""
+    def requeue(self, execution: "Execution", reason: str, *, error: str = "", counts: bool = True) -> bool:
+        """running -> queued, to be tried again. False when this attempt no longer holds the run, or may not.
+
+        With `counts` it is one of the task's retries, later by its delay; without (the system was stopped) neither.
+        The guard includes the heartbeat that `execution` was read with, if the worker is not this process.
+        """
+        task = execution.task
+        if task is None or not execution.may_go_on or (counts and execution.retries >= task.max_retries):
+            return False
+        now = timezone.now()
+        ended = {
+            "attempt": execution.attempt,
+            "worker": execution.worker,
+            "started_at": execution.started_at.isoformat() if execution.started_at else None,
+            "ended_at": now.isoformat(),
+            "reason": reason,
+            "error": error,
+        }
+        delay = retry_delay(task.retry_delay, execution.retries) if counts else 0.0
         return bool(
             self.held_by(execution)
-            .filter(heartbeat_seq=execution.heartbeat_seq)
-            .update(status=Status.FAILED, reason="worker_lost", finished_at=timezone.now(), slot_key=None)
+            .filter(cancel_requested_at=None)
+            .update(
+                status=Status.QUEUED,
+                reason=reason,
+                error=error,
+                not_before=now + timedelta(seconds=delay) if counts else None,
+                retries=F("retries") + int(counts),
+                history=[*execution.history, ended],
+                slot_key=None,
+                source_slot=None,
+                backend_id="",
+                progress={},
+            )
         )
+
+    def end_lost(self, execution: "Execution") -> bool:
+        """Close or requeue the run of a dead worker, if nothing has beaten since `execution` was read."""
+        unchanged = self.filter(heartbeat_seq=execution.heartbeat_seq)
+        if unchanged.requeue(execution, "worker_lost"):
+            return True
+        cancelled = execution.cancel_requested_at is not None
+        return bool(
+            unchanged.held_by(execution).update(
+                status=Status.CANCELLED if cancelled else Status.FAILED,
+                reason="cancelled" if cancelled else "worker_lost",
+                finished_at=timezone.now(),
+                slot_key=None,
+                source_slot=None,
+            )
+        )
+
+
+def retry_delay(base: float, retries: int) -> float:
+    """Seconds until the next try: doubled each time, with jitter, so that what failed together does not come back
+    together."""
+    return float(min(base * 2**retries, MOST_RETRY_DELAY) * random.uniform(0.5, 1.5))  # noqa: S311  # no secret

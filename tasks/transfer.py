@@ -37,6 +37,7 @@ FIELDS = (
     "filename_template",
     "overlap",
     "catch_up",
+    "priority",
     "max_retries",
     "retry_delay",
     "on_empty",

@@ -10,7 +10,9 @@ from typing import Any
 from django.contrib.auth.models import User
 
 from datasources.models import DataSource
+from tasks.executors.base import Ended, Executor
 from tasks.models import Execution, ExportTask
+from tasks.scheduler import Scheduler
 from tasks.states import Trigger
 from tests.servers import PrivateServer
 
@@ -70,6 +72,33 @@ def make_execution(task: ExportTask | None = None, **fields: Any) -> Execution:
         Execution.objects.filter(pk=execution.pk).update(**fields)
         execution.refresh_from_db()
     return execution
+
+
+class ClaimingExecutor(Executor):
+    """Claims runs and leaves them running, as if their processes took for ever."""
+
+    kind = "claiming"
+
+    def __init__(self) -> None:
+        self.started: list[int] = []
+        self.ended: list[Ended] = []
+
+    def start(self, execution: Execution) -> bool:
+        if self.claim(execution) is None:
+            return False
+        self.started.append(execution.pk)
+        self.running += 1
+        return True
+
+    def collect(self) -> list[Ended]:
+        ended, self.ended = self.ended, []
+        self.running -= len(ended)
+        return ended
+
+
+def make_scheduler(workers: int = 1, executor: Executor | None = None) -> Scheduler:
+    """A scheduler whose runs stay claimed, unless another executor is given."""
+    return Scheduler(workers, executor or ClaimingExecutor())
 
 
 def make_user(username: str = "", *, password: str = "correct horse battery", **fields: Any) -> User:

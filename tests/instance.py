@@ -83,7 +83,7 @@ class Instance:
         return b"\n".join(cell if isinstance(cell, bytes) else str(cell).encode() for cell in cells)
 
     def close(self) -> None:
-        """End the processes of spawn() that still run, with their children."""
+        """End the processes of spawn() that still run, their children, and exports that have outlived their scheduler."""
         for process in self._spawned:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
@@ -91,6 +91,23 @@ class Instance:
             for stream in (process.stdin, process.stdout, process.stderr):
                 if stream is not None:
                     stream.close()
+        for pid in self.processes():
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+
+    def processes(self) -> list[int]:
+        """The numbers of all processes that work with this installation, whoever started them."""
+        ours = f"EXPORTER_CONFIG={self.config_file}\0".encode()
+        found = []
+        for directory in Path("/proc").iterdir():
+            try:
+                if directory.name.isdigit() and ours in (directory / "environ").read_bytes():
+                    found.append(int(directory.name))
+            except OSError:
+                pass  # it ended in this moment
+        return found
 
     def _run(
         self, args: list[object], *, check: bool, input: str | None, env: Mapping[str, str] | None, timeout: float

@@ -61,8 +61,8 @@ def test_a_run_that_beats_again_is_not_closed_as_lost() -> None:
     assert running is not None
     seen = Execution.objects.get(pk=running.pk)
     assert Execution.objects.heartbeat(running, {}, "")
-    assert not Execution.objects.fail_lost(seen)
-    assert Execution.objects.fail_lost(Execution.objects.get(pk=running.pk))
+    assert not Execution.objects.end_lost(seen)
+    assert Execution.objects.end_lost(Execution.objects.get(pk=running.pk))
     row = Execution.objects.get(pk=running.pk)
     assert (row.status, row.reason, row.slot_key) == (Status.FAILED, "worker_lost", None)
 

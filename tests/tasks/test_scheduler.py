@@ -1,9 +1,9 @@
 """The scheduler's steps, called directly; and the loop as a process with real exports."""
 
 import json
-import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -13,11 +13,14 @@ from typing import Any
 import pytest
 import time_machine
 from django.db import OperationalError
+from django.utils import timezone
 
-from tasks.models import CatchUp, Execution, ExportTask
-from tasks.scheduler import Scheduler, enqueue_occurrences, worker_is_gone
-from tasks.states import Overlap, Status, Trigger
-from tests.factories import make_execution, make_source, make_task
+from tasks.executors.base import Ended
+from tasks.models import CatchUp, Execution, ExportTask, Pause, SchedulerProcess
+from tasks.scheduler import enqueue_occurrences
+from tasks.states import Overlap, Priority, Status, Trigger
+from tasks.worker import is_gone, worker_name
+from tests.factories import ClaimingExecutor, make_execution, make_scheduler, make_source, make_task
 from tests.instance import Instance
 from tests.servers.mariadb import MariaDB
 from tests.tasks.test_runtask import add_task, eventually, files_below, last_execution, server_shop
@@ -46,7 +49,7 @@ class TestEnqueue:
 
     def test_a_due_task_is_queued_once_and_moves_on(self) -> None:
         task = due_task(NOW)
-        scheduler = Scheduler(workers=1)
+        scheduler = make_scheduler()
         assert scheduler.enqueue_due() == 1
         assert scheduler.enqueue_due() == 0
         task.refresh_from_db()
@@ -63,29 +66,64 @@ class TestEnqueue:
 
     def test_a_time_beyond_the_grace_is_missed_and_told(self) -> None:
         task = due_task(NOW - timedelta(hours=2), cron="0 10 * * *")
-        Scheduler(workers=1).enqueue_due()
+        make_scheduler().enqueue_due()
         assert states(task) == [(Status.MISSED, "misfire", NOW - timedelta(hours=2))]
 
     def test_of_several_late_times_the_newest_runs(self) -> None:
         task = due_task(NOW - timedelta(minutes=20), cron="*/10 * * * *")
-        Scheduler(workers=1).enqueue_due()
+        make_scheduler().enqueue_due()
         assert [state[:2] for state in states(task)] == [
             (Status.MISSED, "coalesced"),
             (Status.MISSED, "coalesced"),
             (Status.QUEUED, ""),
         ]
 
-    def test_however_many_times_were_missed_each_has_its_row(self) -> None:
+    def test_the_newest_missed_times_have_a_row_each_and_the_older_ones_share_one(self) -> None:
         task = due_task(NOW - timedelta(minutes=250), cron="* * * * *")
-        scheduler = Scheduler(workers=1)
-        for _step in range(4):
-            scheduler.enqueue_due()
-        found = states(task)
-        assert len(found) == 251
-        assert [state[0] for state in found].count(Status.QUEUED) == 1
-        assert found[-1] == (Status.QUEUED, "", NOW)
+        make_scheduler().enqueue_due()
+        rows = list(Execution.objects.order_by("scheduled_for"))
+        assert len(rows) == 101
+        assert [row.status for row in rows].count(Status.QUEUED) == 1
+        assert (rows[-1].status, rows[-1].scheduled_for) == (Status.QUEUED, NOW)
+        shared = rows[0]
+        assert (shared.status, shared.reason, shared.occurrences) == (Status.MISSED, "misfire", 151)
+        assert shared.range_start == NOW - timedelta(minutes=250)
+        assert shared.scheduled_for == NOW - timedelta(minutes=100)
+        assert sum(row.occurrences for row in rows) == 251
         task.refresh_from_db()
         assert task.next_run_at == NOW + timedelta(minutes=1)
+
+    def test_with_catch_up_all_every_time_in_grace_runs(self) -> None:
+        due_task(NOW - timedelta(minutes=250), cron="* * * * *", catch_up=CatchUp.ALL)
+        make_scheduler().enqueue_due()
+        assert Execution.objects.filter(status=Status.QUEUED).count() == 31  # 30 minutes of grace, and now
+        assert sum(Execution.objects.values_list("occurrences", flat=True)) == 251
+
+    def test_with_catch_up_none_a_late_time_does_not_run(self) -> None:
+        task = due_task(NOW - timedelta(minutes=5), cron="55 11 * * *", catch_up=CatchUp.NONE)
+        make_scheduler().enqueue_due()
+        assert states(task) == [(Status.MISSED, "misfire", NOW - timedelta(minutes=5))]
+
+    def test_a_pause_holds_everything_back_and_what_is_late_follows_the_rules(self) -> None:
+        task = due_task(NOW)
+        waiting = make_execution()
+        assert Pause.objects.begin("ops", "maintenance")
+        assert not Pause.objects.begin("someone else")
+        scheduler = make_scheduler(5)
+        assert scheduler.tick() == 0
+        assert states(task) == []
+        with time_machine.travel(NOW + timedelta(hours=3), tick=False):
+            assert Pause.objects.end("ops")
+            assert scheduler.tick() == 3
+        waiting.refresh_from_db()
+        assert waiting.status == Status.RUNNING
+        assert [state[:2] for state in states(task)] == [
+            (Status.MISSED, "misfire"),
+            (Status.MISSED, "misfire"),
+            (Status.MISSED, "misfire"),
+            (Status.RUNNING, ""),
+        ]
+        assert not Pause.objects.end("ops")
 
     def test_a_database_that_is_away_for_a_moment_sets_no_task_aside(self, monkeypatch: pytest.MonkeyPatch) -> None:
         task = due_task(NOW)
@@ -96,20 +134,20 @@ class TestEnqueue:
         with monkeypatch.context() as patched:
             patched.setattr("tasks.scheduler.enqueue_occurrences", fail)
             with pytest.raises(OperationalError):
-                Scheduler(workers=1).enqueue_due()
+                make_scheduler().enqueue_due()
         task.refresh_from_db()
         assert task.next_run_at == NOW
-        assert Scheduler(workers=1).enqueue_due() == 1
+        assert make_scheduler().enqueue_due() == 1
 
     def test_all_late_times_run_when_the_task_asks_for_it(self) -> None:
         task = due_task(NOW - timedelta(minutes=20), cron="*/10 * * * *", catch_up=CatchUp.ALL)
-        Scheduler(workers=1).enqueue_due()
+        make_scheduler().enqueue_due()
         assert [state[0] for state in states(task)] == [Status.QUEUED] * 3
 
     def test_a_time_that_was_already_queued_is_passed_over(self) -> None:
         task = due_task(NOW)
         make_execution(task, scheduled_for=NOW, status=Status.SUCCEEDED)
-        Scheduler(workers=1).enqueue_due()
+        make_scheduler().enqueue_due()
         task.refresh_from_db()
         assert task.next_run_at == NOW + timedelta(hours=1)
         assert len(states(task)) == 1
@@ -117,35 +155,36 @@ class TestEnqueue:
     def test_a_disabled_task_is_left_alone(self) -> None:
         task = due_task(NOW)
         ExportTask.objects.filter(pk=task.pk).update(enabled=False)
-        assert Scheduler(workers=1).enqueue_due() == 0
+        assert make_scheduler().enqueue_due() == 0
 
     def test_one_task_that_fails_does_not_stop_the_others(self, monkeypatch: pytest.MonkeyPatch) -> None:
         due_task(NOW, name="a")
         good = due_task(NOW, name="b")
         ExportTask.objects.filter(name="a").update(cron="nonsense")
-        Scheduler(workers=1).enqueue_due()
+        make_scheduler().enqueue_due()
         assert states(good) == [(Status.QUEUED, "", NOW)]
+        bad = ExportTask.objects.get(name="a")
+        assert states(bad) == [(Status.MISSED, "unplannable", NOW)]
+        assert bad.next_run_at is None
 
 
 @pytest.mark.django_db
 class TestReap:
-    def test_a_run_of_a_process_that_is_gone_is_closed_at_once(self) -> None:
-        process = subprocess.Popen(["true"])
-        process.wait()
-        import socket
+    @pytest.fixture
+    def clock(self, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+        clock = [1000.0]
+        monkeypatch.setattr("tasks.scheduler.time.monotonic", lambda: clock[0])
+        return clock
 
-        execution = make_execution(status=Status.RUNNING, attempt=1, worker=f"{socket.gethostname()}:{process.pid}")
-        assert Scheduler(workers=1).reap() == 1
+    def test_a_run_of_a_process_that_is_gone_is_closed_at_once(self) -> None:
+        execution = running_execution(worker=dead_worker())
+        assert make_scheduler().reap() == 1
         execution.refresh_from_db()
         assert (execution.status, execution.reason) == (Status.FAILED, "worker_lost")
 
-    def test_a_run_elsewhere_is_closed_only_after_a_lease_without_a_heartbeat(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        clock = [1000.0]
-        monkeypatch.setattr("tasks.scheduler.time.monotonic", lambda: clock[0])
-        execution = make_execution(status=Status.RUNNING, attempt=1, worker="another-host:1")
-        scheduler = Scheduler(workers=1)
+    def test_a_run_elsewhere_is_closed_only_after_a_lease_without_a_heartbeat(self, clock: list[float]) -> None:
+        execution = running_execution(worker="another-host:1:another")
+        scheduler = make_scheduler()
         assert scheduler.reap() == 0
         clock[0] += 59
         assert scheduler.reap() == 0
@@ -155,45 +194,228 @@ class TestReap:
         clock[0] += 61
         assert scheduler.reap() == 1
 
+    def test_a_lost_run_is_tried_again_as_often_as_its_task_allows(self) -> None:
+        execution = running_execution(make_task(max_retries=1, retry_delay=40), worker=dead_worker())
+        scheduler = make_scheduler()
+        assert scheduler.reap() == 1
+        execution.refresh_from_db()
+        assert (execution.status, execution.retries, execution.slot_key) == (Status.QUEUED, 1, None)
+        assert [attempt["reason"] for attempt in execution.history] == ["worker_lost"]
+        assert execution.not_before is not None
+        wait = (execution.not_before - timezone.now()).total_seconds()
+        assert 15 < wait < 60  # 40 seconds, half as long or half as much again
+        assert scheduler.dispatch() == 0
+        Execution.objects.update(not_before=timezone.now())
+        assert scheduler.dispatch() == 1
+        Execution.objects.update(worker=dead_worker())
+        assert scheduler.reap() == 1
+        execution.refresh_from_db()
+        assert (execution.status, execution.reason, execution.attempt) == (Status.FAILED, "worker_lost", 2)
+
+    def test_a_lost_run_that_was_to_be_cancelled_is_cancelled(self) -> None:
+        execution = running_execution(make_task(max_retries=5), worker=dead_worker())
+        assert Execution.objects.request_cancel(execution.pk)
+        assert make_scheduler().reap() == 1
+        execution.refresh_from_db()
+        assert (execution.status, execution.reason) == (Status.CANCELLED, "cancelled")
+
+    def test_a_run_from_the_command_line_ends_with_its_command(self) -> None:
+        execution = running_execution(make_task(max_retries=5), worker=dead_worker(), trigger=Trigger.CLI)
+        make_scheduler().reap()
+        execution.refresh_from_db()
+        assert execution.status == Status.FAILED
+
+    def test_a_stuck_process_of_ours_is_killed_before_its_run_is_dealt_with(self, clock: list[float]) -> None:
+        process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", "manage.py"])
+        try:
+            execution = running_execution(worker=worker_name(process.pid))
+            scheduler = make_scheduler()
+            assert scheduler.reap() == 0
+            assert scheduler.adopted == 1
+            clock[0] += 61
+            assert scheduler.reap() == 1
+            assert process.wait(5) == -signal.SIGKILL
+        finally:
+            process.kill()
+            process.wait()
+        execution.refresh_from_db()
+        assert execution.reason == "worker_lost"
+
+    def test_a_stuck_process_that_is_not_ours_is_left_alone(self, clock: list[float]) -> None:
+        process = subprocess.Popen(["sleep", "600"])
+        try:
+            running_execution(worker=worker_name(process.pid))
+            scheduler = make_scheduler()
+            scheduler.reap()
+            clock[0] += 61
+            assert scheduler.reap() == 1
+            assert process.poll() is None
+        finally:
+            process.kill()
+            process.wait()
+
     def test_this_process_lives(self) -> None:
-        import socket
-
-        assert not worker_is_gone(f"{socket.gethostname()}:{os.getpid()}")
-        assert not worker_is_gone("elsewhere:1")
-        assert not worker_is_gone("")
-
-
-@pytest.mark.django_db
-def test_a_run_by_hand_of_a_running_task_is_skipped_or_waits_as_the_task_says() -> None:
-    for overlap, expected in ((Overlap.SKIP, Status.SKIPPED), (Overlap.QUEUE, Status.QUEUED)):
-        task = make_task(overlap=overlap)
-        running = make_execution(task)
-        assert Execution.objects.claim(running.pk, worker="elsewhere:1")
-        waiting = make_execution(task)
-        assert Scheduler(workers=1).dispatch() == 0
-        waiting.refresh_from_db()
-        assert waiting.status == expected
-        Execution.objects.all().delete()
+        assert not is_gone(worker_name())
+        assert not is_gone("elsewhere:1:another")
+        assert not is_gone("elsewhere:1")
+        assert not is_gone("")
+        assert is_gone(dead_worker())
 
 
 @pytest.mark.django_db
-def test_a_source_is_read_by_no_more_runs_at_once_than_it_allows(
-    monkeypatch: pytest.MonkeyPatch, django_assert_max_num_queries: Any
-) -> None:
-    started: list[int] = []
+class TestCollect:
+    def test_a_process_that_was_killed_leaves_a_lost_run(self) -> None:
+        execution = running_execution(worker=dead_worker())
+        assert self.collect(Ended(execution.pk, 1, -signal.SIGKILL)) == 1
+        execution.refresh_from_db()
+        assert execution.reason == "worker_lost"
 
-    def note(self: Scheduler, row: Execution) -> bool:
-        started.append(row.pk)
-        return True
+    def test_a_process_that_was_told_to_stop_before_it_listened_leaves_a_queued_run(self) -> None:
+        execution = running_execution(worker=dead_worker())
+        self.collect(Ended(execution.pk, 1, -signal.SIGTERM))
+        execution.refresh_from_db()
+        assert (execution.status, execution.reason, execution.retries) == (Status.QUEUED, "interrupted", 0)
 
-    monkeypatch.setattr(Scheduler, "_start", note)
-    source = make_source(max_concurrency=2)
-    tasks = [make_task(data_source=source) for _ in range(6)]
-    make_execution(tasks[0], status=Status.RUNNING, attempt=1)
-    queued = [make_execution(task) for task in tasks[1:]]
-    with django_assert_max_num_queries(2):
-        assert Scheduler(workers=10).dispatch() == 1
-    assert started == [queued[0].pk]
+    def test_an_older_attempt_says_nothing_about_the_row(self) -> None:
+        execution = running_execution(worker=worker_name(), attempt=2)
+        self.collect(Ended(execution.pk, 1, -signal.SIGKILL))
+        execution.refresh_from_db()
+        assert execution.status == Status.RUNNING
+
+    def test_a_run_that_lives_on_without_its_starter_is_left_alone(self) -> None:
+        process = subprocess.Popen(["sleep", "600"])
+        try:
+            execution = running_execution(worker=worker_name(process.pid))
+            self.collect(Ended(execution.pk, 1, None))
+            execution.refresh_from_db()
+            assert execution.status == Status.RUNNING
+        finally:
+            process.kill()
+            process.wait()
+
+    def collect(self, *ended: Ended) -> int:
+        executor = ClaimingExecutor()
+        executor.ended = list(ended)
+        executor.running = len(ended)
+        return make_scheduler(executor=executor).collect()
+
+
+def running_execution(task: ExportTask | None = None, **fields: Any) -> Execution:
+    execution = make_execution(task, **{"status": Status.RUNNING, "attempt": 1, **fields})
+    Execution.objects.filter(pk=execution.pk).update(slot_key=f"task:{execution.task_id}")
+    return execution
+
+
+def dead_worker() -> str:
+    process = subprocess.Popen(["true"])
+    process.wait()
+    return worker_name(process.pid)
+
+
+@pytest.mark.django_db
+class TestDispatch:
+    def test_a_run_by_hand_of_a_running_task_is_skipped_or_waits_as_the_task_says(self) -> None:
+        for overlap, expected in ((Overlap.SKIP, Status.SKIPPED), (Overlap.QUEUE, Status.QUEUED)):
+            task = make_task(overlap=overlap)
+            running = make_execution(task)
+            assert Execution.objects.claim(running.pk, worker="elsewhere:1:another")
+            waiting = make_execution(task)
+            assert make_scheduler().dispatch() == 0
+            waiting.refresh_from_db()
+            assert waiting.status == expected
+            Execution.objects.all().delete()
+
+    def test_what_somebody_has_asked_for_waits_and_is_not_skipped(self) -> None:
+        for fields in ({"trigger": Trigger.BACKFILL}, {"trigger": Trigger.SCHEDULE}, {"attempt": 1}):
+            task = make_task(catch_up=CatchUp.ALL)
+            assert Execution.objects.claim(make_execution(task).pk, worker="elsewhere:1:another")
+            waiting = make_execution(task, **fields)
+            assert make_scheduler().dispatch() == 0
+            waiting.refresh_from_db()
+            assert waiting.status == Status.QUEUED
+            Execution.objects.all().delete()
+
+    def test_a_source_is_read_by_no_more_runs_at_once_than_it_allows(self, django_assert_max_num_queries: Any) -> None:
+        source = make_source(max_concurrency=2)
+        tasks = [make_task(data_source=source) for _ in range(6)]
+        assert Execution.objects.claim(make_execution(tasks[0]).pk, worker="elsewhere:1:another")
+        queued = [make_execution(task) for task in tasks[1:]]
+        elsewhere = make_execution()
+        executor = ClaimingExecutor()
+        assert make_scheduler(10, executor).dispatch() == 2
+        assert executor.started == [queued[0].pk, elsewhere.pk]
+
+    def test_two_schedulers_together_keep_to_what_a_source_allows(self) -> None:
+        source = make_source(max_concurrency=2)
+        rows = [make_execution(make_task(data_source=source)) for _ in range(4)]
+        claimed = [Execution.objects.claim(row.pk, worker=f"host{number}:1:x") for number, row in enumerate(rows)]
+        assert [bool(row) for row in claimed] == [True, True, False, False]
+
+    def test_a_place_that_is_taken_in_the_last_moment_is_not_given_twice(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        source = make_source(max_concurrency=1)
+        first, second = (make_execution(make_task(data_source=source)) for _ in range(2))
+        assert Execution.objects.claim(first.pk, worker="host1:1:x")
+        # As a claimer sees it that has looked just before.
+        monkeypatch.setattr(
+            type(Execution.objects.all()), "_free_places", lambda self, source: [f"source:{source.pk}:0"]
+        )
+        assert Execution.objects.claim(second.pk, worker="host2:1:x") is None
+
+    def test_what_is_urgent_starts_first(self) -> None:
+        low, normal, high = (make_execution(make_task(priority=priority)) for priority in Priority)
+        executor = ClaimingExecutor()
+        make_scheduler(2, executor).dispatch()
+        assert executor.started == [high.pk, normal.pk]
+        assert low.pk not in executor.started
+
+    def test_runs_that_wait_for_one_source_hold_up_no_others(self) -> None:
+        busy = make_source(max_concurrency=1)
+        tasks = [make_task(data_source=busy) for _ in range(50)]
+        rows = [make_execution(task) for task in tasks]
+        other = make_execution()
+        executor = ClaimingExecutor()
+        scheduler = make_scheduler(4, executor)
+        scheduler.dispatch()
+        scheduler.dispatch()
+        assert executor.started == [rows[0].pk, other.pk]
+
+    def test_adopted_runs_count_as_workers(self) -> None:
+        make_execution()
+        scheduler = make_scheduler(2)
+        scheduler.adopted = 2
+        assert scheduler.dispatch() == 0
+        scheduler.adopted = 1
+        assert scheduler.dispatch() == 1
+
+    def test_doing_nothing_takes_two_queries_however_many_tasks_there_are(
+        self, django_assert_max_num_queries: Any
+    ) -> None:
+        source = make_source()
+        later = timezone.now() + timedelta(days=1)
+        ExportTask.objects.bulk_create(
+            ExportTask(name=f"task {number}", data_source=source, sql="SELECT 1", cron="0 9 * * *", next_run_at=later)
+            for number in range(1000)
+        )
+        with django_assert_max_num_queries(2):
+            assert make_scheduler().tick() == 0
+
+
+@pytest.mark.django_db
+def test_a_scheduler_is_seen_to_live_until_it_stops() -> None:
+    scheduler = make_scheduler(3)
+    assert not SchedulerProcess.objects.alive().exists()
+    scheduler.care()
+    (seen,) = SchedulerProcess.objects.alive()
+    assert (seen.name, seen.workers, seen.executor) == (worker_name(), 3, "claiming")
+    scheduler.stop()
+    assert not SchedulerProcess.objects.alive().exists()
+
+
+@pytest.mark.django_db
+def test_a_silent_scheduler_is_taken_for_dead() -> None:
+    make_scheduler().care()
+    SchedulerProcess.objects.update(seen_at=timezone.now() - timedelta(seconds=61))
+    assert not SchedulerProcess.objects.alive().exists()
 
 
 def test_queued_and_due_runs_are_carried_out_by_the_loop(instance: Instance, tmp_path: Path) -> None:
@@ -232,7 +454,7 @@ def test_sigterm_lets_a_run_finish_and_a_second_one_stops_it(instance: Instance,
     assert mariadb.running("exp:1:1")
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) == 0
-    assert eventually(lambda: last_execution(instance)["status"] == "failed")
+    assert eventually(lambda: last_execution(instance)["status"] == "queued")
     assert last_execution(instance)["reason"] == "interrupted"
     assert eventually(lambda: not mariadb.running("exp:1:1"))
     assert not files_below(instance.temp_dir, instance.output_dir)

@@ -1,16 +1,18 @@
 import signal
 import time
+from collections.abc import Callable
 from typing import Any
 
 from django.conf import settings
 from django.core.management.base import CommandParser
-from django.db import close_old_connections
 from django.utils.translation import gettext as _
 
-from exporter_site.command import ExporterCommand, Failed, WrongUse
+from exporter_site.command import ExporterCommand, WrongUse
+from tasks.executors import executors
 from tasks.scheduler import Scheduler
 
-PAUSE = 0.5  # seconds between two ticks
+PAUSE = 0.5  # seconds between two steps, unless a run ends before
+STOPPING = 10.0  # seconds that exports get to stop before the scheduler leaves them
 
 
 class Command(ExporterCommand):
@@ -19,34 +21,46 @@ class Command(ExporterCommand):
     stopping = 0
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--workers", type=int, default=settings.CONFIG.scheduler.max_workers)
+        configured = settings.CONFIG.scheduler
+        parser.add_argument("--workers", type=int, default=configured.max_workers)
+        parser.add_argument("--executor", default=configured.executor, help=", ".join(executors))
         parser.add_argument("--once", action="store_true", help="do what is due now, wait for it, and end")
 
     def handle(self, *args: Any, **options: Any) -> None:
         if options["workers"] < 1:
             raise WrongUse(_("--workers must be at least 1."))
-        if settings.CONFIG.scheduler.executor != "local":
-            raise Failed(_("scheduler.executor: celery is not available in this version. Use local."))
+        if options["executor"] not in executors:
+            raise WrongUse(
+                _("There is no executor “{name}” in this version. Known are: {known}.").format(
+                    name=options["executor"], known=", ".join(executors)
+                )
+            )
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
-        scheduler = Scheduler(options["workers"])
+        scheduler = Scheduler(options["workers"], executors.get(options["executor"])())
         self.say(_("Scheduler started, {workers} workers.").format(workers=scheduler.workers))
         while not self.stopping:
-            scheduler.tick()
-            if options["once"]:
+            done = scheduler.step()
+            if options["once"] and not done and not scheduler.executor.running:
                 break
-            time.sleep(PAUSE)
-            close_old_connections()
+            scheduler.executor.wait(PAUSE)
         self._drain(scheduler)
+        scheduler.stop()
+        self.say(_("Scheduler stopped."))
 
     def _stop(self, number: int, frame: Any) -> None:
         self.stopping += 1
 
     def _drain(self, scheduler: Scheduler) -> None:
-        """Let running exports finish; after drain_timeout, or at the second signal, stop them."""
-        give_up_at = time.monotonic() + settings.CONFIG.scheduler.drain_timeout
-        while scheduler.running and self.stopping < 2 and time.monotonic() < give_up_at:
-            scheduler.collect()
-            time.sleep(0.1)
-        scheduler.stop_workers()
-        self.say(_("Scheduler stopped."))
+        """Let running exports finish; after drain_timeout, or at the second signal, put them back into the queue."""
+        end = time.monotonic() + settings.CONFIG.scheduler.drain_timeout
+        self._wait(scheduler, lambda: self.stopping < 2 and time.monotonic() < end)
+        if scheduler.executor.running:
+            scheduler.executor.stop()
+            end = time.monotonic() + STOPPING
+            self._wait(scheduler, lambda: time.monotonic() < end)
+
+    def _wait(self, scheduler: Scheduler, may_go_on: Callable[[], bool]) -> None:
+        while scheduler.executor.running and may_go_on():
+            scheduler.care()
+            scheduler.executor.wait(0.1)

@@ -2,6 +2,7 @@ import argparse
 import sys
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from django.core.management.base import CommandParser
 from django.utils import timezone
@@ -10,7 +11,7 @@ from django.utils.translation import gettext as _
 from datasources.connectors.base import ConnectorError
 from exporter_site.command import ExporterCommand, Failed, WrongUse
 from exporter_site.formats import human_duration, human_size
-from tasks import schedule, transfer
+from tasks import backfill, schedule, transfer
 from tasks.launch import LaunchError, find_task, parse_date, typed_params
 from tasks.management.commands.runtask import add_run_arguments, parse_params, run_and_print
 from tasks.models import Execution, ExportTask
@@ -20,7 +21,7 @@ SHOWN_CELL = 30  # characters of a cell in `task test`
 
 
 class Command(ExporterCommand):
-    help = "Export tasks: list, execute, test, logs, export, import."
+    help = "Export tasks: list, execute, test, logs, backfill, cancel, export, import."
 
     def add_arguments(self, parser: CommandParser) -> None:
         verbs = parser.add_subparsers(dest="verb", required=True)
@@ -36,6 +37,16 @@ class Command(ExporterCommand):
         logs.add_argument("task", metavar="ID_OR_NAME")
         logs.add_argument("--last", type=int, default=20)
         self.add_json(logs)
+        backfill = verbs.add_parser("backfill", help="queue the planned times of a range of dates")
+        backfill.add_argument("task", metavar="ID_OR_NAME")
+        backfill.add_argument("--from", dest="first", required=True, help="first date, YYYY-MM-DD[THH:MM]")
+        backfill.add_argument("--to", dest="last", required=True, help="last date, this day included")
+        backfill.add_argument("--again", action="store_true", help="also the times that already succeeded")
+        backfill.add_argument("--no-notify", action="store_true", help="send no messages")
+        backfill.add_argument("--dry-run", action="store_true", help="only show the times")
+        self.add_json(backfill)
+        cancel = verbs.add_parser("cancel", help="stop an execution that is queued or running")
+        cancel.add_argument("execution", type=int, metavar="EXECUTION_ID")
         export = verbs.add_parser("export", help="all tasks as YAML")
         export.add_argument("file", type=Path, help="a new file, or - for standard output")
         imports = verbs.add_parser("import", help="load tasks from YAML, matched by name")
@@ -100,6 +111,39 @@ class Command(ExporterCommand):
             return
         heads = (_("ID"), _("planned time"), _("state"), _("rows"), _("size"), _("duration"), _("file or reason"))
         self.print_table(heads, (_execution_row(execution) for execution in executions))
+
+    def handle_backfill(self, options: dict[str, Any]) -> None:
+        try:
+            task = find_task(options["task"])
+            moments = backfill.moments(
+                task, parse_date(options["first"], task.timezone), backfill.end_of(options["last"], task.timezone)
+            )
+        except LaunchError as exc:
+            raise WrongUse(exc) from None
+        if not options["again"]:
+            moments = backfill.without_succeeded(task, moments)
+        if not options["dry_run"]:
+            backfill.enqueue(task, moments, notify=not options["no_notify"])
+        if options["as_json"]:
+            self.print_json({"task": task.name, "queued": not options["dry_run"], "times": moments})
+            return
+        zone = ZoneInfo(task.timezone)
+        for moment in moments:
+            self.say(moment.astimezone(zone).strftime("%Y-%m-%d %H:%M %Z"))
+        done = _("{count} runs would be queued.") if options["dry_run"] else _("{count} runs are queued.")
+        self.say(done.format(count=len(moments)))
+
+    def handle_cancel(self, options: dict[str, Any]) -> None:
+        execution = Execution.objects.filter(pk=options["execution"]).first()
+        if execution is None:
+            raise WrongUse(
+                _("There is no execution {number}. “manage.py task logs” shows them.").format(
+                    number=options["execution"]
+                )
+            )
+        if not Execution.objects.request_cancel(execution.pk):
+            raise Failed(_("{execution} has already ended.").format(execution=execution))
+        self.say(_("{execution} is being cancelled.").format(execution=execution))
 
     def handle_export(self, options: dict[str, Any]) -> None:
         text = transfer.dump()

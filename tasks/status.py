@@ -1,0 +1,119 @@
+"""How the system is: for `system status`, `scheduler status`, /healthz and the admin's banner."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from django.conf import settings
+from django.utils import timezone
+from django.utils.translation import gettext as _
+
+from datasources.models import DataSource
+from exporter_site.formats import human_size
+from tasks import files
+from tasks.models import Execution, ExportTask, Pause, SchedulerProcess
+from tasks.states import Status
+
+ENDED_BADLY = (Status.FAILED, Status.TIMED_OUT)
+
+
+@dataclass(frozen=True, slots=True)
+class NextRun:
+    task: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class SystemStatus:
+    """`today` counts the runs that were queued since midnight, by state. `disk_free` is in bytes."""
+
+    schedulers: list[SchedulerProcess]
+    pause: Pause | None
+    tasks: int
+    tasks_enabled: int
+    sources: int
+    running: int
+    queued: int
+    today: dict[str, int]
+    next_run: NextRun | None
+    disk_free: int
+    disk_reserve: int
+
+    def problems(self) -> list[str]:
+        """What somebody must do something about, in words; empty when all is well."""
+        found = []
+        if not self.schedulers:
+            found.append(_("No scheduler is running: nothing starts by itself. Run “manage.py scheduler start”."))
+        if self.disk_free < self.disk_reserve:
+            found.append(
+                _(
+                    "Only {free} of disk are free: exports are refused. Free space, or lower export.retention_days."
+                ).format(free=human_size(self.disk_free))
+            )
+        return found
+
+    def lines(self) -> Iterator[str]:
+        for scheduler in self.schedulers:
+            yield _("Scheduler: {name}, {running} of {workers} workers busy").format(
+                name=scheduler.name, running=scheduler.running, workers=scheduler.workers
+            )
+        if self.pause:
+            yield (
+                _("Paused since {when} by {who}. {note}")
+                .format(when=local(self.pause.begun_at), who=self.pause.begun_by, note=self.pause.note)
+                .strip()
+            )
+        yield _("Tasks: {enabled} enabled of {count}; data sources: {sources}").format(
+            enabled=self.tasks_enabled, count=self.tasks, sources=self.sources
+        )
+        yield _("Executions: {running} running, {queued} queued").format(running=self.running, queued=self.queued)
+        ended = sum(self.today.get(status, 0) for status in (Status.SUCCEEDED, *ENDED_BADLY))
+        yield _("Today: {good} of {ended} succeeded").format(good=self.today.get(Status.SUCCEEDED, 0), ended=ended)
+        if self.next_run:
+            yield _("Next run: {when} “{task}”").format(when=local(self.next_run.at), task=self.next_run.task)
+        else:
+            yield _("Next run: none is planned")
+        yield _("Free disk space: {free}").format(free=human_size(self.disk_free))
+
+    def as_json(self) -> dict[str, Any]:
+        names = ("name", "started_at", "seen_at", "executor", "workers", "running")
+        return {
+            "healthy": not self.problems(),
+            "problems": self.problems(),
+            "schedulers": [{name: getattr(scheduler, name) for name in names} for scheduler in self.schedulers],
+            "paused": bool(self.pause),
+            "tasks": self.tasks,
+            "tasks_enabled": self.tasks_enabled,
+            "data_sources": self.sources,
+            "running": self.running,
+            "queued": self.queued,
+            "today": self.today,
+            "next_run": {"task": self.next_run.task, "at": self.next_run.at} if self.next_run else None,
+            "disk_free": self.disk_free,
+        }
+
+
+def system() -> SystemStatus:
+    midnight = timezone.localtime().replace(hour=0, minute=0, second=0, microsecond=0)
+    today = Counter(Execution.objects.filter(queued_at__gte=midnight).values_list("status", flat=True))
+    unfinished = Counter(Execution.objects.unfinished().values_list("status", flat=True))
+    first = ExportTask.objects.filter(enabled=True, next_run_at__isnull=False).order_by("next_run_at").first()
+    return SystemStatus(
+        schedulers=list(SchedulerProcess.objects.alive()),
+        pause=Pause.objects.active().first(),
+        tasks=ExportTask.objects.count(),
+        tasks_enabled=ExportTask.objects.filter(enabled=True).count(),
+        sources=DataSource.objects.filter(is_active=True).count(),
+        running=unfinished[Status.RUNNING],
+        queued=unfinished[Status.QUEUED],
+        today=dict(today),
+        next_run=NextRun(first.name, first.next_run_at) if first and first.next_run_at else None,
+        disk_free=files.free_bytes(),
+        disk_reserve=settings.CONFIG.export.min_free_disk,
+    )
+
+
+def local(moment: datetime) -> str:
+    return timezone.localtime(moment).strftime("%Y-%m-%d %H:%M:%S %Z")
