@@ -26,8 +26,9 @@ from django.utils import timezone  # noqa: E402
 
 from datasources.connectors.base import Query  # noqa: E402
 from tasks import files, runner  # noqa: E402
-from tasks.models import Execution, ExportTask, worker_name  # noqa: E402
+from tasks.models import Execution, ExportTask  # noqa: E402
 from tasks.states import Status, Trigger  # noqa: E402
+from tasks.worker import worker_name  # noqa: E402
 from tasks.writers import writers  # noqa: E402
 from tasks.writers.base import WriterOptions  # noqa: E402
 

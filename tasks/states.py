@@ -169,6 +169,8 @@ class ExecutionQuerySet(models.QuerySet["Execution"]):
                         worker=worker,
                         slot_key=slot,
                         source_slot=place,
+                        reason="",
+                        error="",
                         started_at=now,
                         not_before=None,
                         heartbeat_at=now,

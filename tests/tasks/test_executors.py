@@ -97,7 +97,7 @@ def test_a_run_that_is_killed_is_reported_with_its_signal_and_others_go_on(
     instance.python(ENQUEUE)
     scheduler = instance.spawn("runscheduler")
     assert eventually(lambda: bool(mariadb.running("exp:1:1")))
-    pid = int(last_execution(instance)["worker"].split(":")[1])
+    pid = int(str(last_execution(instance)["worker"]).split(":")[1])
     os.kill(pid, signal.SIGKILL)
     assert eventually(lambda: last_execution(instance)["status"] == "failed", 10)
     assert last_execution(instance)["reason"] == "worker_lost"
@@ -134,7 +134,7 @@ def test_an_export_may_be_ended_before_its_scheduler_when_memory_runs_out(instan
     instance.python(ENQUEUE)
     instance.spawn("runscheduler")
     assert eventually(lambda: bool(mariadb.running("exp:1:1")))
-    pid = int(last_execution(instance)["worker"].split(":")[1])
+    pid = int(str(last_execution(instance)["worker"]).split(":")[1])
     assert Path(f"/proc/{pid}/oom_score_adj").read_text().strip() == "500"
 
 
@@ -143,3 +143,33 @@ def test_an_unknown_executor_is_refused_in_words(instance: Instance) -> None:
     assert done.returncode == 2
     assert "magic" in done.stderr
     assert "local" in done.stderr
+
+
+def test_a_failure_that_may_pass_is_tried_again_and_stays_on_record(instance: Instance, mariadb: MariaDB) -> None:
+    server_shop(instance, mariadb, "mysql")
+    add_task(
+        instance,
+        name="slow",
+        data_source="mysql",
+        sql="SELECT a.seq, SLEEP(0.02) AS s FROM seq_1_to_150 a",
+        max_retries=1,
+        retry_delay=1,
+    )
+    instance.python(ENQUEUE)
+    instance.spawn("runscheduler")
+    assert eventually(lambda: bool(mariadb.running("exp:1:1")))
+    (session,) = mariadb.running("exp:1:1")
+    mariadb.execute(f"KILL {session.id}")
+    assert eventually(lambda: last_execution(instance)["status"] == "succeeded", 40)
+    row = last_execution(instance)
+    assert (row["attempt"], row["retries"], row["reason"], row["error"]) == (2, 1, "", "")
+    assert [attempt["reason"] for attempt in row["history"]] == ["connection_lost"]
+    assert len(files_below(instance.output_dir)) == 1
+
+
+def test_a_failure_that_will_not_pass_is_final(shop: Instance) -> None:
+    add_task(shop, name="wrong", data_source="shop", sql="SELECT nothing FROM orders", max_retries=5)
+    shop.python(ENQUEUE)
+    shop.python(DRIVE.format(kind="inline"))
+    row = last_execution(shop, "wrong")
+    assert (row["status"], row["reason"], row["attempt"]) == ("failed", "sql_error", 1)
