@@ -16,7 +16,7 @@ FAILED=()  # checks that did not pass
 main() {
   parse "$@"
   ensure_programs
-  ensure_environment development requirements-dev.txt requirements.txt
+  ensure_environment development requirements-dev.txt requirements-celery.txt requirements.txt
   # The checks below read settings: they shall not find this installation's, nor make keys or logs here.
   SCRATCH=$(mktemp -d)
   trap 'rm -rf "$SCRATCH"' EXIT
@@ -76,6 +76,7 @@ missing_programs() {
   local path="$PATH:/usr/sbin:/usr/local/sbin"
   PATH=$path command -v mariadbd >/dev/null || PATH=$path command -v mysqld >/dev/null || echo mariadb-server
   compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || command -v postgres >/dev/null || echo postgresql
+  PATH=$path command -v redis-server >/dev/null || echo redis-server
   command -v soffice >/dev/null || command -v libreoffice >/dev/null || echo libreoffice-calc-nogui
   command -v chromium >/dev/null || command -v chromium-browser >/dev/null || echo chromium
   compgen -G '/usr/share/fonts/opentype/noto/NotoSansCJK*' >/dev/null || echo fonts-noto-cjk
@@ -100,6 +101,7 @@ disable_services() {
   for package in "$@"; do
     case "$package" in
       mariadb-server) as_root systemctl disable --now mariadb >/dev/null 2>&1 || true ;;
+      redis-server) as_root systemctl disable --now redis-server >/dev/null 2>&1 || true ;;
       postgresql) as_root systemctl disable --now postgresql >/dev/null 2>&1 || true ;;
     esac
   done

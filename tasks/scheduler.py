@@ -119,7 +119,11 @@ class Scheduler:
                 if silent and worker.kill(row.worker):
                     logger.warning("execution %s: its worker was stuck and has been killed", row.pk)
                 lost += close_lost(row)
-            elif not self.executor.holds(row.pk, row.attempt) and row.trigger != Trigger.CLI:
+            elif (
+                self.executor.on_this_machine
+                and not self.executor.holds(row.pk, row.attempt)
+                and row.trigger != Trigger.CLI
+            ):
                 adopted += worker.local_pid(row.worker) is not None
         self._seen, self.adopted = seen, adopted
         return lost

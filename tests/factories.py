@@ -82,17 +82,22 @@ class ClaimingExecutor(Executor):
     def __init__(self) -> None:
         self.started: list[int] = []
         self.ended: list[Ended] = []
+        self.held = 0
+
+    @property
+    def running(self) -> int:
+        return self.held
 
     def start(self, execution: Execution) -> bool:
         if self.claim(execution) is None:
             return False
         self.started.append(execution.pk)
-        self.running += 1
+        self.held += 1
         return True
 
     def collect(self) -> list[Ended]:
         ended, self.ended = self.ended, []
-        self.running -= len(ended)
+        self.held -= len(ended)
         return ended
 
 

@@ -9,5 +9,6 @@ executors: Registry[Executor] = Registry(
     {
         "local": (_("processes on this machine"), "tasks.executors.local.LocalExecutor"),
         "inline": (_("one after another in the scheduler itself"), "tasks.executors.inline.InlineExecutor"),
+        "celery": (_("Celery workers"), "tasks.executors.celery.CeleryExecutor"),
     }
 )

@@ -21,11 +21,23 @@ class Ended(NamedTuple):
     code: int | None
 
 
+class ExecutorError(Exception):
+    """This executor can't be used here; the text says why, and how to mend it."""
+
+
 class Executor(ABC):
-    """`kind`: its name in the registry. `running`: how many runs were started here and are not known to have ended."""
+    """`kind`: its name in the registry. `on_this_machine`: whether its runs take from the workers of this machine.
+
+    Making one raises ExecutorError where it can't be used.
+    """
 
     kind: ClassVar[str]
-    running: int = 0
+    on_this_machine: ClassVar[bool] = True
+
+    @property
+    def running(self) -> int:
+        """How many runs were started here and are not known to have ended."""
+        return 0
 
     @abstractmethod
     def start(self, execution: Execution) -> bool:

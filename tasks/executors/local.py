@@ -29,7 +29,7 @@ class LocalExecutor(Executor):
         self._started: set[tuple[int, int]] = set()  # (execution, attempt)
 
     @property
-    def running(self) -> int:  # type: ignore[override]
+    def running(self) -> int:
         return len(self._started)
 
     def holds(self, execution_id: int, attempt: int) -> bool:

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,7 +47,7 @@ def server_shop(instance: Instance, server: MariaDB | PostgreSQL, kind: str, **f
     return database
 
 
-def last_execution(instance: Instance, task: str = "slow") -> dict[str, object]:
+def last_execution(instance: Instance, task: str = "slow") -> dict[str, Any]:
     found: dict[str, object] = json.loads(instance.manage("task", "logs", task, "--json").stdout)[0]
     return found
 

@@ -296,7 +296,7 @@ class TestCollect:
     def collect(self, *ended: Ended) -> int:
         executor = ClaimingExecutor()
         executor.ended = list(ended)
-        executor.running = len(ended)
+        executor.held = len(ended)
         return make_scheduler(executor=executor).collect()
 
 

@@ -7,8 +7,9 @@ from django.conf import settings
 from django.core.management.base import CommandParser
 from django.utils.translation import gettext as _
 
-from exporter_site.command import ExporterCommand, WrongUse
+from exporter_site.command import ExporterCommand, Failed, WrongUse
 from tasks.executors import executors
+from tasks.executors.base import ExecutorError
 from tasks.scheduler import Scheduler
 
 PAUSE = 0.5  # seconds between two steps, unless a run ends before
@@ -35,9 +36,19 @@ class Command(ExporterCommand):
                     name=options["executor"], known=", ".join(executors)
                 )
             )
+        try:
+            executor = executors.get(options["executor"])()
+        except ImportError as exc:
+            raise Failed(
+                _(
+                    "The executor “{name}” needs packages that are not installed ({error}): pip install -r {file}"
+                ).format(name=options["executor"], error=exc, file="requirements-celery.txt")
+            ) from None
+        except ExecutorError as exc:
+            raise Failed(exc) from None
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
-        scheduler = Scheduler(options["workers"], executors.get(options["executor"])())
+        scheduler = Scheduler(options["workers"], executor)
         self.say(_("Scheduler started, {workers} workers.").format(workers=scheduler.workers))
         while not self.stopping:
             done = scheduler.step()
