@@ -149,6 +149,7 @@ TEMPLATES = [
                 "django.template.context_processors.request",
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
+                "tasks.context.system_banner",
             ]
         },
     }
@@ -207,6 +208,8 @@ UNFOLD = {
                     _menu(_("Export tasks"), "task", "tasks_exporttask"),
                     _menu(_("Executions"), "history", "tasks_execution"),
                     _menu(_("Data sources"), "database", "datasources_datasource"),
+                    _menu(_("Schedulers"), "schedule", "tasks_schedulerprocess"),
+                    _menu(_("Pauses"), "pause_circle", "tasks_pause"),
                 ],
             },
             {

@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfoNotFoundError
 
 from django import forms
 from django.contrib import admin, messages
-from django.db.models import OuterRef, QuerySet, Subquery
+from django.db.models import Exists, OuterRef, QuerySet, Subquery
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils import timezone
@@ -22,7 +22,7 @@ from unfold.widgets import UnfoldAdminTextareaWidget, UnfoldAdminTextInputWidget
 from exporter_site.formats import human_duration, human_size
 from exporter_site.modeladmin import SubmitActionsAdmin
 from tasks import reasons, schedule
-from tasks.models import Execution, ExportTask
+from tasks.models import Execution, ExportTask, Pause, SchedulerProcess
 from tasks.states import Status, Trigger
 from tasks.writers.base import FIDELITY
 
@@ -170,10 +170,62 @@ class ExportTaskAdmin(SubmitActionsAdmin):
         )
 
 
-@admin.register(Execution)
-class ExecutionAdmin(ModelAdmin):  # type: ignore[misc]
-    """A log: nobody adds, changes or removes a row here."""
+class LogAdmin(ModelAdmin):  # type: ignore[misc]
+    """Nobody adds, changes or removes a row here."""
 
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+
+@admin.register(SchedulerProcess)
+class SchedulerProcessAdmin(LogAdmin):
+    list_display = ("name", "alive", "started_at", "seen_at", "stopped_at", "executor", "workers", "running")
+    fields = ("name", "started_at", "seen_at", "stopped_at", "executor", "workers", "running")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[SchedulerProcess]:
+        alive = SchedulerProcess.objects.alive().filter(pk=OuterRef("pk"))
+        queryset: QuerySet[SchedulerProcess] = super().get_queryset(request)
+        return queryset.annotate(is_alive=Exists(alive))
+
+    @display(description=_("alive"), boolean=True)
+    def alive(self, process: SchedulerProcess) -> bool:
+        return bool(getattr(process, "is_alive", False))
+
+
+@admin.register(Pause)
+class PauseAdmin(LogAdmin):
+    """Adding a pause is pausing; an action ends it."""
+
+    list_display = ("begun_at", "begun_by", "note", "ended_at", "ended_by")
+    fields = ("note",)
+    actions = ("resume",)
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("tasks.add_pause") and not Pause.objects.active().exists()
+
+    def save_model(self, request: HttpRequest, obj: Pause, form: Any, change: bool) -> None:
+        obj.begun_by, obj.active_key = request.user.get_username(), Pause.ACTIVE
+        super().save_model(request, obj, form, change)
+
+    @action(description=_("Resume"), permissions=["resume"])
+    def resume(self, request: HttpRequest, queryset: QuerySet[Pause]) -> None:
+        if Pause.objects.end(request.user.get_username()):
+            messages.success(request, _t("Runs are started again."))
+        else:
+            messages.warning(request, _t("Nothing is paused."))
+
+    def has_resume_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("tasks.add_pause")
+
+
+@admin.register(Execution)
+class ExecutionAdmin(LogAdmin):
     list_display = (
         "id",
         "task_name",
@@ -212,15 +264,6 @@ class ExecutionAdmin(ModelAdmin):  # type: ignore[misc]
         (_("Details"), {"fields": ("checksum", ("worker", "attempt", "retries"), "history_shown")}),
     )
 
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Execution | None = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Execution | None = None) -> bool:
-        return False
-
     def get_readonly_fields(self, request: HttpRequest, obj: Execution | None = None) -> tuple[str, ...]:
         return tuple(name for _title, options in self.fieldsets for row in options["fields"] for name in _flat(row))
 
@@ -249,6 +292,9 @@ class ExecutionAdmin(ModelAdmin):  # type: ignore[misc]
 
     @display(description=_("reason"))
     def reason_shown(self, execution: Execution) -> str:
+        if execution.status == Status.QUEUED and execution.not_before:
+            when = timezone.localtime(execution.not_before).strftime("%H:%M:%S")
+            return f"{execution.reason_sentence} " + _t("It is tried again after {when}.").format(when=when)
         return f"{execution.reason_sentence} {execution.reason_remedy}".strip() or "-"
 
     @display(description=_("message of the database"))

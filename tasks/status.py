@@ -1,12 +1,12 @@
 """How the system is: for `system status`, `scheduler status`, /healthz and the admin's banner."""
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from django.conf import settings
+from django.db.models import Count
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
@@ -14,7 +14,7 @@ from datasources.models import DataSource
 from exporter_site.formats import human_size
 from tasks import files
 from tasks.models import Execution, ExportTask, Pause, SchedulerProcess
-from tasks.states import Status
+from tasks.states import ExecutionQuerySet, Status
 
 ENDED_BADLY = (Status.FAILED, Status.TIMED_OUT)
 
@@ -39,20 +39,10 @@ class SystemStatus:
     today: dict[str, int]
     next_run: NextRun | None
     disk_free: int
-    disk_reserve: int
 
     def problems(self) -> list[str]:
         """What somebody must do something about, in words; empty when all is well."""
-        found = []
-        if not self.schedulers:
-            found.append(_("No scheduler is running: nothing starts by itself. Run “manage.py scheduler start”."))
-        if self.disk_free < self.disk_reserve:
-            found.append(
-                _(
-                    "Only {free} of disk are free: exports are refused. Free space, or lower export.retention_days."
-                ).format(free=human_size(self.disk_free))
-            )
-        return found
+        return _problems(alive=bool(self.schedulers), disk_free=self.disk_free)
 
     def lines(self) -> Iterator[str]:
         for scheduler in self.schedulers:
@@ -97,8 +87,8 @@ class SystemStatus:
 
 def system() -> SystemStatus:
     midnight = timezone.localtime().replace(hour=0, minute=0, second=0, microsecond=0)
-    today = Counter(Execution.objects.filter(queued_at__gte=midnight).values_list("status", flat=True))
-    unfinished = Counter(Execution.objects.unfinished().values_list("status", flat=True))
+    today = _by_status(Execution.objects.filter(queued_at__gte=midnight))
+    unfinished = _by_status(Execution.objects.unfinished())
     first = ExportTask.objects.filter(enabled=True, next_run_at__isnull=False).order_by("next_run_at").first()
     return SystemStatus(
         schedulers=list(SchedulerProcess.objects.alive()),
@@ -106,14 +96,35 @@ def system() -> SystemStatus:
         tasks=ExportTask.objects.count(),
         tasks_enabled=ExportTask.objects.filter(enabled=True).count(),
         sources=DataSource.objects.filter(is_active=True).count(),
-        running=unfinished[Status.RUNNING],
-        queued=unfinished[Status.QUEUED],
-        today=dict(today),
+        running=unfinished.get(Status.RUNNING, 0),
+        queued=unfinished.get(Status.QUEUED, 0),
+        today=today,
         next_run=NextRun(first.name, first.next_run_at) if first and first.next_run_at else None,
         disk_free=files.free_bytes(),
-        disk_reserve=settings.CONFIG.export.min_free_disk,
     )
+
+
+def _by_status(executions: ExecutionQuerySet) -> dict[str, int]:
+    return dict(executions.order_by().values_list("status").annotate(Count("pk")))
 
 
 def local(moment: datetime) -> str:
     return timezone.localtime(moment).strftime("%Y-%m-%d %H:%M:%S %Z")
+
+
+def problems() -> list[str]:
+    """SystemStatus.problems() without looking at anything else."""
+    return _problems(alive=SchedulerProcess.objects.alive().exists(), disk_free=files.free_bytes())
+
+
+def _problems(*, alive: bool, disk_free: int) -> list[str]:
+    found = []
+    if not alive:
+        found.append(_("No scheduler is running: nothing starts by itself. Run “manage.py scheduler start”."))
+    if disk_free < settings.CONFIG.export.min_free_disk:
+        found.append(
+            _("Only {free} of disk are free: exports are refused. Free space, or lower export.retention_days.").format(
+                free=human_size(disk_free)
+            )
+        )
+    return found
