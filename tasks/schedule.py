@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, time, timedelta
 from itertools import islice
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
@@ -18,6 +18,10 @@ FIELDS = (
     (gettext_lazy("month"), "1-12"),
     (gettext_lazy("day of the week"), "0-7"),
 )
+
+
+MINUTE, DAY = timedelta(minutes=1), timedelta(days=1)
+QUARTER = 15  # minutes
 
 
 class BadCron(ValueError):
@@ -54,14 +58,53 @@ def check(cron: str) -> None:
 def upcoming(cron: str, timezone: str, after: datetime) -> Iterator[datetime]:
     """The instants (UTC) after `after` at which `cron` fires in `timezone`, without end.
 
-    A time that a clock change skips fires once at the first valid instant; a repeated hour fires a fixed hour once
-    (Debian cron's rules, which cronsim follows).
+    A time that a clock change skips fires once at the first valid instant; a repeated hour fires a fixed hour once; with
+    * in minute or hour, what counts is what the clock on the wall shows (Debian cron's rules).
     """
-    for moment in CronSim(cron, after.astimezone(ZoneInfo(timezone))):
+    zone = ZoneInfo(timezone)
+    minute, hour = cron.split()[:2]
+    if minute.startswith("*") or hour.startswith("*"):
+        yield from _by_the_wall(cron, zone, after.astimezone(UTC))
+        return
+    for moment in CronSim(cron, after.astimezone(zone)):
         instant = moment.astimezone(UTC)
         # Asked within a repeated hour, cronsim names the first 01:30, which is over.
         if instant > after:
             yield instant
+
+
+def _by_the_wall(cron: str, zone: ZoneInfo, after: datetime) -> Iterator[datetime]:
+    """The instants at which a clock in `zone` shows what `cron` says.
+
+    Not cronsim's own way: it goes wrong where a clock changes by half an hour (Lord Howe).
+    """
+    fields = CronSim(cron, datetime(2024, 1, 1))
+    to_next_minute = _distances(fields.minutes)
+    instant = after.replace(second=0, microsecond=0) + MINUTE
+    while True:
+        wall = instant.astimezone(zone)
+        if wall.month not in fields.months or not fields.match_day(wall):
+            instant = datetime.combine(wall.date() + DAY, time(), zone).astimezone(UTC)
+        elif wall.hour not in fields.hours:
+            instant += MINUTE * (QUARTER - wall.minute % QUARTER)
+        elif distance := to_next_minute[wall.minute]:
+            instant += MINUTE * distance
+        else:
+            yield instant
+            instant += MINUTE
+
+
+def _distances(minutes: set[int]) -> list[int]:
+    """From each minute of an hour to the next one that is in `minutes`, or to the next quarter of an hour if that is
+    nearer: clocks change at quarters."""
+    return [
+        next(
+            step
+            for step in range(QUARTER + 1)
+            if (start + step) % 60 in minutes or (step and (start + step) % QUARTER == 0)
+        )
+        for start in range(60)
+    ]
 
 
 class Due(NamedTuple):
