@@ -1,11 +1,11 @@
-"""python -m benchmarks compare | growth | overhead | profile. See benchmarks/README.md."""
+"""python -m benchmarks compare | growth | overhead | profile | scheduler. See benchmarks/README.md."""
 
 import argparse
 import signal
 import sys
 from pathlib import Path
 
-from benchmarks import compare, growth, overhead
+from benchmarks import compare, growth, overhead, scheduling
 from benchmarks.contenders import DEFAULT_VENV
 from benchmarks.measure import CommandFailed
 from benchmarks.servers import KINDS
@@ -46,7 +46,16 @@ def parser() -> argparse.ArgumentParser:
     profiling.add_argument("--rows", type=int, default=300_000)
     profiling.set_defaults(run=overhead.profile)
 
-    for verb in (comparing, growing, above):
+    planning = verbs.add_parser("scheduler", help="how fast the scheduler starts what is due, what it costs when idle")
+    planning.add_argument("--system-db", nargs="+", choices=scheduling.KINDS, default=scheduling.KINDS)
+    planning.add_argument("--tasks", type=int, default=1000, help="due in the same moment")
+    planning.add_argument("--schedulers", type=int, default=2)
+    planning.add_argument("--workers", type=int, default=4, help="of each scheduler")
+    planning.add_argument("--enabled", type=int, default=10_000, help="tasks for the idle tick")
+    planning.add_argument("--executions", type=int, default=5000, help="for the growth of memory")
+    planning.set_defaults(run=scheduling.run)
+
+    for verb in (comparing, growing, above, planning):
         verb.add_argument("--json", type=Path, help="also write the figures to this file")
     return top
 
