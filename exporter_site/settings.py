@@ -222,3 +222,11 @@ UNFOLD = {
         ]
     },
 }
+
+# The line of the crontab (manage.py crontab): once a minute, see that the scheduler lives. Two installations of one user
+# are told apart by the comment.
+CRONJOBS = [("* * * * *", "tasks.watchdog.watch")]
+CRONTAB_EXECUTABLE = "/usr/bin/crontab"
+CRONTAB_COMMENT = f"data export system in {BASE_DIR}"
+CRONTAB_DJANGO_MANAGE_PATH = str(BASE_DIR / "manage.py")
+CRONTAB_COMMAND_SUFFIX = ">/dev/null 2>&1"
