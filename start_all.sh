@@ -179,7 +179,7 @@ wait_until_ready() {
 import http.client, os, sys, time, urllib.request
 host, port, pid, limit = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
 address = "127.0.0.1" if host in ("0.0.0.0", "") else "[::1]" if host == "::" else f"[{host}]" if ":" in host else host
-request = urllib.request.Request(f"http://{address}:{port}/healthz", headers={"Host": "localhost"})
+request = urllib.request.Request(f"http://{address}:{port}/healthz/web", headers={"Host": "localhost"})
 opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 end = time.monotonic() + limit
 while time.monotonic() < end:
@@ -266,6 +266,13 @@ pid_of() {
 # children_of PID: its direct children, one line.
 children_of() { cat "/proc/$1/task/"*/children 2>/dev/null || true; }
 
+# grandchildren_of PID: the children of its children. The only child of the scheduler is the fork server, so these are
+# its exports.
+grandchildren_of() {
+  local child
+  for child in $(children_of "$1"); do children_of "$child"; done
+}
+
 # Whether PID is a living process of this installation: another program may have got the number since.
 is_ours() { [[ "$(command_of "$1" 2>/dev/null)" == *"$ROOT/"* ]]; }
 
@@ -296,7 +303,7 @@ stop_scheduler() {
   trap 'kill -TERM '"$pid"' 2>/dev/null || true' INT
   while is_ours "$pid" && ((idle < 75)); do # 75 × 0.2 s without an export: it hangs
     now=""
-    for child in $(children_of "$pid"); do
+    for child in $(grandchildren_of "$pid"); do
       if is_ours "$child"; then now="$now $child"; fi # not the dead ones that nobody has taken note of
     done
     exports="$exports$now"
@@ -359,10 +366,10 @@ uptime_of() {
   printf '%d:%02d:%02d' $((seconds / 3600)) $((seconds % 3600 / 60)) $((seconds % 60))
 }
 
-# memory_of PID: megabytes of the process and its children; shared pages are divided among those that share them.
+# memory_of PID: megabytes of the process, its children and theirs; shared pages are divided among those that share them.
 memory_of() {
   local pid total=0 kilobytes
-  for pid in "$1" $(children_of "$1"); do
+  for pid in "$1" $(children_of "$1") $(grandchildren_of "$1"); do
     kilobytes=$(sed -n 's/^Pss: *\([0-9]*\) kB/\1/p' "/proc/$pid/smaps_rollup" 2>/dev/null || true)
     total=$((total + ${kilobytes:-0}))
   done

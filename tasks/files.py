@@ -62,8 +62,12 @@ def publish(directory: Path, month: str) -> Path:
     sync_directory(directory)
     target = parent / directory.name
     directory.rename(target)
-    sync_directory(parent)
-    sync_directory(parent.parent)  # The month may be new.
+    try:
+        sync_directory(parent)
+        sync_directory(parent.parent)  # The month may be new.
+    except OSError:
+        withdraw(target)  # Its run fails: nobody may see it.
+        raise
     return target
 
 

@@ -344,7 +344,9 @@ class Execution(models.Model):
 class SchedulerQuerySet(models.QuerySet["SchedulerProcess"]):
     def beat(self, name: str, **fields: Any) -> None:
         """Note that the scheduler `name` lives."""
-        if not self.filter(name=name).update(seen_at=Now(), **fields):
+        # Numbers of processes are used again: a row that says stopped was another process.
+        if not self.filter(name=name, stopped_at=None).update(seen_at=Now(), **fields):
+            self.filter(name=name).delete()
             self.create(name=name, seen_at=Now(), **fields)
 
     def alive(self) -> "SchedulerQuerySet":

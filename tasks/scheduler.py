@@ -25,7 +25,7 @@ from datasources.connectors.base import ConnectorError
 from datasources.models import DataSource
 from exporter_site.redact import redact
 from tasks import files, housekeeping, schedule, worker
-from tasks.executors.base import Executor
+from tasks.executors.base import Ended, Executor
 from tasks.models import CatchUp, Execution, ExportTask, Pause, SchedulerProcess
 from tasks.states import Overlap, Trigger
 
@@ -47,10 +47,12 @@ class Scheduler:
     def __init__(self, workers: int, executor: Executor) -> None:
         self.workers = workers
         self.executor = executor
+        executor.on_busy = lambda: self._each(self.beat)
         self.name = worker.worker_name()
         self.adopted = 0  # runs on this machine that an earlier scheduler has started
         # (attempt, heartbeat) of each running row and since when, by our own monotonic clock, it has not changed.
         self._seen: dict[int, tuple[tuple[int, int], float]] = {}
+        self._ended: list[Ended] = []  # not yet dealt with: the database was away
         self._housework: Iterator[housekeeping.Removed] | None = None
         self._removed: housekeeping.Removed | None = None
         self._cared_at = self._beaten_at = self._cleaned_at = self._complained_at = float("-inf")
@@ -91,18 +93,27 @@ class Scheduler:
 
     def collect(self) -> int:
         """Take note of runs that have ended; one whose process died without a word is dealt with at once."""
-        ended = self.executor.collect()
-        for run in ended:
-            row = Execution.objects.running().filter(pk=run.execution_id, attempt=run.attempt).first()
-            if row is None:
-                continue
-            if run.code is None and row.worker != self.name and not worker.is_gone(row.worker):
-                continue  # It lives on without the process that started it.
-            if run.code == -signal.SIGTERM and Execution.objects.requeue(row, "interrupted", counts=False):
-                clear_away(row)
-            else:
-                close_lost(row)
-        return len(ended)
+        self._ended += self.executor.collect()
+        count = len(self._ended)
+        while self._ended:
+            run = self._ended.pop(0)
+            try:
+                self._close_ended(run)
+            except (DatabaseError, InterfaceError):
+                self._ended.insert(0, run)  # The executor tells it once; the next step tries again.
+                raise
+        return count
+
+    def _close_ended(self, run: Ended) -> None:
+        row = Execution.objects.running().filter(pk=run.execution_id, attempt=run.attempt).first()
+        if row is None:
+            return
+        if run.code is None and row.worker != self.name and not worker.is_gone(row.worker):
+            return  # It lives on without the process that started it.
+        if run.code == -signal.SIGTERM and Execution.objects.requeue(row, "interrupted", counts=False):
+            clear_away(row)
+        else:
+            close_lost(row)
 
     def reap(self) -> int:
         """Take up or close the runs whose worker is dead. Returns how many."""
@@ -116,7 +127,9 @@ class Scheduler:
             seen[row.pk] = (beat, since)
             silent = now - since > LEASE
             if silent or worker.is_gone(row.worker):
-                if silent and worker.kill(row.worker):
+                # A run that was claimed and never began bears the name of its scheduler, which may be in good health.
+                stuck = silent and not SchedulerProcess.objects.alive().filter(name=row.worker).exists()
+                if stuck and worker.kill(row.worker):
                     logger.warning("execution %s: its worker was stuck and has been killed", row.pk)
                 lost += close_lost(row)
             elif (

@@ -9,9 +9,11 @@ import subprocess
 from typing import Any
 
 from django.conf import settings
+from django.db import DatabaseError
 from django.utils.translation import gettext as _
 from django_crontab.crontab import Crontab
 
+from exporter_site.redact import redact
 from tasks import daemon
 
 logger = logging.getLogger(__name__)
@@ -79,9 +81,9 @@ def _crontab(*arguments: str, text: str = "") -> "subprocess.CompletedProcess[st
 def watch() -> None:
     """What the line of the crontab does, each minute."""
     try:
-        done = daemon.watch()
-    except daemon.DaemonError as exc:
-        logger.error("watchdog: %s", exc)
+        done = daemon.watch(start_stopped=False)
+    except (daemon.DaemonError, DatabaseError) as exc:
+        logger.error("watchdog: %s", redact(str(exc)))
     else:
         if done:
             logger.warning("watchdog: %s", done)

@@ -80,6 +80,7 @@ class ClaimingExecutor(Executor):
     kind = "claiming"
 
     def __init__(self) -> None:
+        super().__init__()
         self.started: list[int] = []
         self.ended: list[Ended] = []
         self.held = 0

@@ -6,6 +6,7 @@ The row in the database is the truth, never what an executor remembers: a run co
 
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import ClassVar, NamedTuple
 
 from tasks.models import Execution
@@ -33,6 +34,9 @@ class Executor(ABC):
 
     kind: ClassVar[str]
     on_this_machine: ClassVar[bool] = True
+
+    def __init__(self) -> None:
+        self.on_busy: Callable[[], object] = lambda: None  # called now and then by a start() that takes long
 
     @property
     def running(self) -> int:

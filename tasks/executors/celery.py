@@ -32,6 +32,7 @@ class CeleryExecutor(Executor):
     on_this_machine = False
 
     def __init__(self) -> None:
+        super().__init__()
         if not settings.CONFIG.celery.broker_url.get_secret_value():
             raise ExecutorError(_("celery.broker_url is empty. Example: redis://127.0.0.1:6379/0."))
         self._sent: dict[tuple[int, int], float] = {}  # (execution, attempt so far) -> when

@@ -12,5 +12,8 @@ class InlineExecutor(Executor):
         claimed = self.claim(execution)
         if claimed is None:
             return False
-        runner.run(claimed)
+        runner.run(claimed, self._still_here)
         return True
+
+    def _still_here(self, progress: runner.Progress) -> None:
+        self.on_busy()

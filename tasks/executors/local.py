@@ -23,14 +23,16 @@ class LocalExecutor(Executor):
     kind = "local"
 
     def __init__(self) -> None:
+        super().__init__()
         self._server: subprocess.Popen[bytes] | None = None
         self._channel: socket.socket | None = None
         self._unread = b""
         self._started: set[tuple[int, int]] = set()  # (execution, attempt)
+        self._left_alone: list[tuple[int, int]] = []  # by a server that is gone and can't tell any more
 
     @property
     def running(self) -> int:
-        return len(self._started)
+        return len(self._started) + len(self._left_alone)
 
     def holds(self, execution_id: int, attempt: int) -> bool:
         return (execution_id, attempt) in self._started
@@ -56,10 +58,8 @@ class LocalExecutor(Executor):
             execution_id, attempt, code = map(int, line.split())
             self._started.discard((execution_id, attempt))
             ended.append(Ended(execution_id, attempt, code))
-        if self._channel is None:
-            # The server is gone and can't tell any more.
-            ended += [Ended(*run, code=None) for run in self._started]
-            self._started.clear()
+        ended += [Ended(*run, code=None) for run in self._left_alone]
+        self._left_alone.clear()
         return ended
 
     def stop(self) -> None:
@@ -113,6 +113,9 @@ class LocalExecutor(Executor):
 
     def _lose_server(self) -> None:
         logger.error("the process that starts exports is gone; a new one takes its place")
+        # Now, not when somebody looks: by then a new server may have taken its place.
+        self._left_alone += self._started
+        self._started.clear()
         if self._channel is not None:
             self._channel.close()
             self._channel = None

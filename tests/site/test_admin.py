@@ -68,7 +68,7 @@ def test_every_page_opens(browser: Client, language: str) -> None:
 
 def test_the_root_leads_to_the_admin_and_health_is_open() -> None:
     assert Client().get("/").headers["Location"] == "/admin/"
-    assert Client().get("/healthz").json() == {"status": "ok"}
+    assert Client().get("/healthz/web").json() == {"status": "ok"}
 
 
 def test_a_password_never_comes_back_and_an_empty_one_keeps_it(browser: Client) -> None:

@@ -59,7 +59,7 @@ def site(instance: Instance) -> Iterator[str]:
     until = time.monotonic() + 30
     while time.monotonic() < until:
         try:
-            urllib.request.urlopen(f"{address}/healthz").close()
+            urllib.request.urlopen(f"{address}/healthz/web").close()
             break
         except urllib.error.URLError:
             time.sleep(0.2)

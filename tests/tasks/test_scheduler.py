@@ -475,3 +475,24 @@ def test_a_run_outlives_its_scheduler_and_is_not_run_again(instance: Instance, m
     assert eventually(lambda: last_execution(instance)["status"] == "succeeded", 40)
     found = json.loads(instance.manage("task", "logs", "slow", "--json").stdout)
     assert [(row["status"], row["attempt"]) for row in found] == [("succeeded", 1)]
+
+
+@pytest.mark.django_db
+def test_a_process_number_that_is_used_again_is_another_scheduler() -> None:
+    first = make_scheduler()
+    first.care()
+    first.stop()
+    (old,) = SchedulerProcess.objects.all()
+    SchedulerProcess.objects.update(started_at=timezone.now() - timedelta(days=1))
+    make_scheduler().care()
+    (new,) = SchedulerProcess.objects.alive()
+    assert new.pk != old.pk
+    assert new.stopped_at is None
+
+
+@pytest.mark.django_db
+def test_a_scheduler_is_seen_to_live_while_it_runs_an_export_itself() -> None:
+    executor = ClaimingExecutor()
+    make_scheduler(executor=executor)
+    executor.on_busy()
+    assert SchedulerProcess.objects.alive().exists()

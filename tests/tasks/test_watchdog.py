@@ -94,7 +94,8 @@ def test_a_machine_without_cron_is_told_what_to_install(settings: LazySettings) 
 def test_the_line_does_what_it_says(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[str] = []
 
-    def watch() -> str:
+    def watch(*, start_stopped: bool) -> str:
+        assert not start_stopped
         looked.append("looked")
         return "started"
 

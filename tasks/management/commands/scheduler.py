@@ -1,13 +1,14 @@
 import time
 from typing import Any
 
-from django.core.management import call_command
 from django.core.management.base import CommandParser
+from django.db import Error, close_old_connections
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from exporter_site.command import ExporterCommand, Failed, WrongUse
 from exporter_site.formats import human_duration, human_size
+from exporter_site.redact import redact
 from tasks import daemon, status
 from tasks.models import Execution, Pause
 
@@ -32,16 +33,17 @@ class Command(ExporterCommand):
     def handle_start(self, options: dict[str, Any]) -> None:
         try:
             if options["foreground"]:
-                daemon.be_the_scheduler()
-                call_command("runscheduler")
-                return
+                daemon.become_the_scheduler()
             pid = daemon.start()
         except daemon.DaemonError as exc:
             raise Failed(exc) from None
         self.say(_("The scheduler was started (PID {pid}).").format(pid=pid))
 
     def handle_stop(self, options: dict[str, Any]) -> None:
-        pid = daemon.stop(self._say_what_runs())
+        try:
+            pid = daemon.stop(self._say_what_runs())
+        except daemon.DaemonError as exc:
+            raise Failed(exc) from None
         if pid is None:
             self.say(_("The scheduler is not running."))
         else:
@@ -74,19 +76,27 @@ class Command(ExporterCommand):
                         path=path, size=human_size(size), when=status.local(at)
                     )
                 )
+        if process and not daemon.is_seen(process.pid) and not found.schedulers:
+            raise Failed(
+                _(
+                    "The scheduler (PID {pid}) gives no sign of life. “manage.py scheduler monitor --once” looks after it."
+                ).format(pid=process.pid)
+            )
         if problems := found.problems():
             raise Failed(" ".join(problems))
 
     def handle_monitor(self, options: dict[str, Any]) -> None:
         if options["interval"] < 1:
             raise WrongUse(_("--interval must be at least 1."))
+        start_stopped = True  # Who calls it wants one; who stops it afterwards wants none.
         while True:
             try:
-                done = daemon.watch()
-            except daemon.DaemonError as exc:
+                done = daemon.watch(start_stopped=start_stopped)
+                start_stopped = False
+            except (daemon.DaemonError, Error) as exc:
                 if options["once"]:
-                    raise Failed(exc) from None
-                done = str(exc)
+                    raise Failed(redact(str(exc)).strip()) from exc
+                done = redact(str(exc)).strip()  # Next time it may be different.
             if done:
                 self.say(f"{status.local(timezone.now())} {done}")
             if options["once"]:
@@ -94,6 +104,8 @@ class Command(ExporterCommand):
             time.sleep(options["interval"])
 
     def handle_pause(self, options: dict[str, Any]) -> None:
+        if len(options["note"]) > (most := Pause._meta.get_field("note").max_length or 0):
+            raise WrongUse(_("--note may have at most {count} characters.").format(count=most))
         if not Pause.objects.begin(_("command line"), options["note"]):
             raise Failed(_("All runs are paused already."))
         self.say(_("Paused: nothing is started until “manage.py scheduler resume”. Running exports go on."))
@@ -108,8 +120,14 @@ class Command(ExporterCommand):
 
         def say() -> None:
             nonlocal told
-            running = Execution.objects.running().count()
-            if running and not told:
+            if told:
+                return
+            try:
+                running = Execution.objects.running().count()
+            except Error:
+                close_old_connections()
+                return  # A stop needs no database.
+            if running:
                 told = True
                 self.say(
                     _("Waiting for exports that are running ({count}). Ctrl-C stops them, too.").format(count=running)

@@ -45,3 +45,4 @@ class Command(ExporterCommand):
         self.say(_("Log entries: {count}").format(count=removed.rows))
         self.say(_("Unfinished files of dead runs: {count}").format(count=removed.leftovers))
         self.say(_("Files that no log entry knows, set aside: {count}").format(count=removed.orphans))
+        self.say(_("Files that were set aside a week ago: {count}").format(count=removed.discarded))
