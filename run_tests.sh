@@ -32,6 +32,7 @@ main() {
     # These never touch the system database, or no more of it than others do: once is enough.
     narrowed=(--ignore=tests/writers --ignore=tests/datasources)
     narrowed+=(--ignore=tests/tasks/test_limits.py --ignore=tests/tasks/test_celery.py)
+    narrowed+=(--ignore=tests/tasks/test_daemon.py --ignore=tests/tasks/test_clock_jumps.py)
   done
   sum_up
 }
@@ -78,6 +79,8 @@ missing_programs() {
   PATH=$path command -v mariadbd >/dev/null || PATH=$path command -v mysqld >/dev/null || echo mariadb-server
   compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || command -v postgres >/dev/null || echo postgresql
   PATH=$path command -v redis-server >/dev/null || echo redis-server
+  command -v strace >/dev/null || echo strace
+  compgen -G '/usr/lib/*/faketime/libfaketime.so.1' >/dev/null || echo faketime
   command -v soffice >/dev/null || command -v libreoffice >/dev/null || echo libreoffice-calc-nogui
   command -v chromium >/dev/null || command -v chromium-browser >/dev/null || echo chromium
   compgen -G '/usr/share/fonts/opentype/noto/NotoSansCJK*' >/dev/null || echo fonts-noto-cjk

@@ -178,7 +178,6 @@ class TestStart:
         assert any("celery" in line for line in rest)
         assert "earlier" not in done.stderr
         assert schedulers(instance) == []
-        assert not schedulers(instance)
 
     def test_a_mistake_in_config_yaml_is_told_before_anything_starts(self, instance: Instance) -> None:
         instance.config_file.write_text("scheduler: {max_worker: 3}")
