@@ -28,6 +28,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="the kind of system database that the whole session uses (a private server)",
     )
     group.addoption("--long", action="store_true", help="also run tests marked long: load and endurance")
+    group.addoption(
+        "--faults-long", action="store_true", help="also run tests marked faults_long: up to an hour of faults"
+    )
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -56,7 +59,8 @@ def prepare_environment(kind: str) -> None:
 
 def foreign_names() -> list[str]:
     """The variables of the environment that would configure an installation."""
-    return [name for name in os.environ if name.startswith("EXPORTER_") and not name.startswith("EXPORTER_TESTS_")]
+    ours = ("EXPORTER_TESTS_", "EXPORTER_FAULTS_")
+    return [name for name in os.environ if name.startswith("EXPORTER_") and not name.startswith(ours)]
 
 
 def database_settings(kind: str, database: str) -> dict[str, str]:
@@ -93,12 +97,11 @@ def installation_environment(home: Path, database: dict[str, str]) -> dict[str, 
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--long"):
-        return
-    long = [item for item in items if item.get_closest_marker("long")]
-    if long:
-        config.hook.pytest_deselected(items=long)
-        items[:] = [item for item in items if not item.get_closest_marker("long")]
+    for marker, option in (("long", "--long"), ("faults_long", "--faults-long")):
+        long = [item for item in items if item.get_closest_marker(marker)]
+        if long and not config.getoption(option):
+            config.hook.pytest_deselected(items=long)
+            items[:] = [item for item in items if not item.get_closest_marker(marker)]
 
 
 def pytest_report_header(config: pytest.Config) -> str:
