@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
 
 from django.conf import settings
@@ -43,9 +43,10 @@ ABANDON = 30.0  # seconds that a cancelled query may take to let go
 # times per megabyte, each time for a moment: with the usual 5 ms it would wait longer than it works.
 SWITCH_INTERVAL = 0.0005
 
-# Seconds between tries to store an end, while the system database is away.
+# Seconds between tries to store something, while the system database is away.
 WAITS = (0.1, 0.5, 1, 2, 5, 5, 10, 10, 20)
 
+T = TypeVar("T")
 TIMEOUTS = ("query_timeout", "task_timeout")
 
 
@@ -78,8 +79,8 @@ class Refused(Exception):
 
 def run_claimed(execution_id: int, attempt: int) -> None:
     """run() for a process that was only given numbers. An attempt that is not running any more is left alone."""
-    rows = Execution.objects.select_related("task", "task__data_source", "data_source")
-    execution = rows.filter(pk=execution_id, attempt=attempt, status=Status.RUNNING).first()
+    rows = Execution.objects.running().select_related("task", "task__data_source", "data_source")
+    execution = _patiently(execution_id, lambda: rows.filter(pk=execution_id, attempt=attempt).first())
     if execution is None:
         logger.warning("attempt %s of execution %s is not running any more", attempt, execution_id)
         return
@@ -92,6 +93,9 @@ def run(execution: Execution, on_progress: Callable[[Progress], None] | None = N
     Expected failures become a state, a reason and a sentence on the row; nothing is raised for them. When another
     worker has taken the run over meanwhile, everything made here is removed and the row is left alone.
     """
+    for earlier in range(1, execution.attempt):
+        # Whoever closed it may have died before it could clear away.
+        files.sweep(execution.pk, earlier)
     try:
         with files.temp_directory(execution.pk, execution.attempt) as directory:
             return _run_in(directory, execution, on_progress)
@@ -104,7 +108,8 @@ def _run_in(directory: Path, execution: Execution, on_progress: Callable[[Progre
         pipeline = prepare(execution, directory)
     except Exception as exc:
         return _end(execution, outcome_of(exc))
-    if not Execution.objects.begin(execution, worker=worker_name(), sql=pipeline.query.for_people()):
+    sql = pipeline.query.for_people()
+    if not _patiently(execution.pk, lambda: Execution.objects.begin(execution, worker=worker_name(), sql=sql)):
         return _taken_over(execution)
     supervisor = Supervisor(execution, pipeline, on_progress)
     try:
@@ -407,20 +412,26 @@ def _surely(execution: Execution, status: Status, change: Callable[[], bool]) ->
     """Have `change` bring this attempt to `status`, again after a lost connection: the commit may have been done
     although its answer was lost. False when it is not in that state; raises when nobody can say."""
     attempt = execution.attempt
-    for wait in (*WAITS, None):
+
+    def act() -> bool:
+        changed = change()
+        execution.refresh_from_db()
+        return changed or (execution.status == status and execution.attempt == attempt)
+
+    # A published file stays when this raises: if its row does not say succeeded, whoever closes it removes the file.
+    return _patiently(execution.pk, act)
+
+
+def _patiently(execution_id: int, action: Callable[[], T]) -> T:
+    """The result of `action`, tried again while the system database is away."""
+    for wait in WAITS:
         try:
-            if change():
-                execution.refresh_from_db()
-                return True
-            execution.refresh_from_db()
-            return execution.status == status and execution.attempt == attempt
+            return action()
         except (OperationalError, InterfaceError) as exc:
-            logger.warning("execution %s could not store its end, trying again: %s", execution.pk, redact(str(exc)))
+            logger.warning("execution %s waits for the system database: %s", execution_id, redact(str(exc)).strip())
             connection.close()
-            if wait is None:
-                raise  # A published file stays: if its row does not say succeeded, whoever closes it removes the file.
             time.sleep(wait)
-    raise AssertionError("unreachable")
+    return action()
 
 
 def _taken_over(execution: Execution) -> Execution:

@@ -35,6 +35,7 @@ LEASE = 60.0  # seconds without a heartbeat after which a run's worker is taken 
 CARE_EVERY = 2.0  # seconds
 BEAT_EVERY = 10.0  # seconds
 MOST_DUE = 200  # tasks that one step plans; the next step goes on
+MOST_READY = 1000  # queued runs among which one step looks for those that may start
 MOST_MISSED = 100  # missed times of one task that get a row each; the older ones share one
 ON_TIME = timedelta(seconds=60)  # with catch_up none, what is later than this does not run
 CLEAN_EVERY = 3600.0  # seconds
@@ -198,16 +199,20 @@ class Scheduler:
         sources = DataSource.objects.filter(pk__in=[source for source in reading if source])
         full = [source.pk for source in sources if reading[source.pk] >= source.max_concurrency]
         rows = ready.exclude(data_source__in=full).exclude(task__in=[task for task in busy if task])
+        light = rows.only("attempt", "task__overlap", "data_source__max_concurrency")
         started = 0
-        # Of those that turn out to wait for each other, the next step starts others.
-        for row in rows.order_by("-priority", "id").select_related("task", "data_source")[: 4 * free]:
+        for row in light.select_related("task", "data_source").order_by("-priority", "id")[:MOST_READY]:
             if started >= free:
                 break
+            if row.task_id in busy:  # started in this step
+                continue
             if row.data_source is not None and reading[row.data_source.pk] >= row.data_source.max_concurrency:
                 continue
             if self.executor.start(row):
                 started += 1
                 reading[row.data_source_id] += 1
+                if row.task is not None and row.task.overlap != Overlap.PARALLEL:
+                    busy.add(row.task_id)
         return started
 
     def stop(self) -> None:

@@ -13,12 +13,13 @@ from typing import Any
 import openpyxl
 import pytest
 from django.conf import LazySettings
+from django.db import OperationalError
 
 from datasources.models import DataSource
 from exporter_site.config import Config
 from tasks import files, runner
 from tasks.models import Execution, ExportTask
-from tasks.states import Status
+from tasks.states import ExecutionQuerySet, Status
 from tests.factories import make_server_source, make_source, make_sqlite_file, make_task
 from tests.servers.mariadb import MariaDB
 from tests.servers.postgresql import PostgreSQL
@@ -328,3 +329,41 @@ def test_the_source_thread_never_touches_the_system_database(
     monkeypatch.setattr(CursorWrapper, "execute", noting)
     assert run(make_task(data_source=source, sql="SELECT n FROM numbers")).status == Status.SUCCEEDED
     assert used == {threading.main_thread().name}
+
+
+def test_what_an_earlier_attempt_has_left_is_cleared_away(tmp_path: Path) -> None:
+    source = make_source(database=str(make_sqlite_file(tmp_path / "numbers.db", (ROWS,))))
+    execution = claimed(make_task(data_source=source, sql="SELECT n FROM numbers", format="csv"))
+    Execution.objects.filter(pk=execution.pk).update(attempt=3)
+    execution.refresh_from_db()
+    for root in (files.temp_root(), files.output_root() / "2025-08"):
+        for attempt in (1, 2):
+            left = root / files.attempt_name(execution.pk, attempt)
+            left.mkdir(parents=True)
+            (left / "left.csv").write_text("1")
+    assert runner.run(execution).status == Status.SUCCEEDED
+    assert leftovers() == execution.paths()
+
+
+def test_a_database_that_is_away_for_a_moment_fails_no_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    source = make_source(database=str(make_sqlite_file(tmp_path / "numbers.db", (ROWS,))))
+    execution = claimed(make_task(data_source=source, sql="SELECT n FROM numbers", format="csv"))
+    away = {"begin": 2, "finish": 2}
+
+    def sometimes(name: str) -> Callable[..., object]:
+        real = getattr(ExecutionQuerySet, name)
+
+        def call(*args: object, **kwargs: object) -> object:
+            if away[name]:
+                away[name] -= 1
+                raise OperationalError("server has gone away")
+            return real(*args, **kwargs)
+
+        return call
+
+    monkeypatch.setattr("tasks.runner.WAITS", (0, 0, 0))
+    monkeypatch.setattr("tasks.runner.connection.close", lambda: None)  # this test's transaction lives in it
+    for name in away:
+        monkeypatch.setattr(ExecutionQuerySet, name, sometimes(name))
+    assert runner.run(execution).status == Status.SUCCEEDED
+    assert away == {"begin": 0, "finish": 0}

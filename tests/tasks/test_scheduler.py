@@ -379,6 +379,14 @@ class TestDispatch:
         scheduler.dispatch()
         assert executor.started == [rows[0].pk, other.pk]
 
+    def test_many_times_of_one_task_hold_up_no_other_task(self) -> None:
+        task = make_task(overlap=Overlap.QUEUE)
+        rows = [make_execution(task) for _ in range(50)]
+        others = [make_execution() for _ in range(2)]
+        executor = ClaimingExecutor()
+        assert make_scheduler(4, executor).dispatch() == 3
+        assert executor.started == [rows[0].pk, *(row.pk for row in others)]
+
     def test_adopted_runs_count_as_workers(self) -> None:
         make_execution()
         scheduler = make_scheduler(2)
