@@ -200,20 +200,25 @@ class Scheduler:
         full = [source.pk for source in sources if reading[source.pk] >= source.max_concurrency]
         rows = ready.exclude(data_source__in=full).exclude(task__in=[task for task in busy if task])
         light = rows.only("attempt", "task__overlap", "data_source__max_concurrency")
+        ordered = light.select_related("task", "data_source").order_by("-priority", "id")
         started = 0
-        for row in light.select_related("task", "data_source").order_by("-priority", "id")[:MOST_READY]:
-            if started >= free:
+        # A short look is enough, unless many of them wait for each other.
+        for most in (2 * free, MOST_READY):
+            candidates = list(ordered[:most])
+            for row in candidates:
+                if started < free and self._may_start(row, busy, reading) and self.executor.start(row):
+                    started += 1
+                    reading[row.data_source_id] += 1
+                    if row.task is not None and row.task.overlap != Overlap.PARALLEL:
+                        busy.add(row.task_id)
+            if started >= free or len(candidates) < most:
                 break
-            if row.task_id in busy:  # started in this step
-                continue
-            if row.data_source is not None and reading[row.data_source.pk] >= row.data_source.max_concurrency:
-                continue
-            if self.executor.start(row):
-                started += 1
-                reading[row.data_source_id] += 1
-                if row.task is not None and row.task.overlap != Overlap.PARALLEL:
-                    busy.add(row.task_id)
         return started
+
+    def _may_start(self, row: Execution, busy: set[int | None], reading: Counter[int | None]) -> bool:
+        """Whether neither its task nor its source has been taken up in this step."""
+        source = row.data_source
+        return row.task_id not in busy and (source is None or reading[source.pk] < source.max_concurrency)
 
     def stop(self) -> None:
         """Say that this scheduler is gone."""

@@ -153,7 +153,8 @@ class ExecutionQuerySet(models.QuerySet["Execution"]):
     def claim(self, execution_id: int, *, worker: str, limit_source: bool = True) -> "Execution | None":
         """queued -> running for `worker`. None when it is not queued any more, when its task is already running, or,
         with `limit_source`, when its data source is read by as many runs as it allows."""
-        row = self.filter(pk=execution_id, status=Status.QUEUED).select_related("task", "data_source").first()
+        rows = self.select_related("task", "task__data_source", "data_source")
+        row = rows.filter(pk=execution_id, status=Status.QUEUED).first()
         if row is None:
             return None
         exclusive = row.task is not None and row.task.overlap != Overlap.PARALLEL
@@ -161,28 +162,31 @@ class ExecutionQuerySet(models.QuerySet["Execution"]):
         places = self._free_places(row.data_source) if limit_source and row.data_source else [None]
         for place in places:
             now = timezone.now()
+            changes: dict[str, Any] = {
+                "status": Status.RUNNING,
+                "attempt": row.attempt + 1,
+                "worker": worker,
+                "slot_key": slot,
+                "source_slot": place,
+                "reason": "",
+                "error": "",
+                "started_at": now,
+                "not_before": None,
+                "heartbeat_at": now,
+                "heartbeat_seq": row.heartbeat_seq + 1,
+            }
             try:
                 with transaction.atomic():
-                    claimed = self.filter(pk=execution_id, status=Status.QUEUED, attempt=row.attempt).update(
-                        status=Status.RUNNING,
-                        attempt=F("attempt") + 1,
-                        worker=worker,
-                        slot_key=slot,
-                        source_slot=place,
-                        reason="",
-                        error="",
-                        started_at=now,
-                        not_before=None,
-                        heartbeat_at=now,
-                        heartbeat_seq=F("heartbeat_seq") + 1,
-                    )
+                    claimed = self.filter(pk=execution_id, status=Status.QUEUED, attempt=row.attempt).update(**changes)
             except IntegrityError:
                 if slot and self.filter(slot_key=slot).exists():
                     return None
                 continue  # Somebody else took this place of the source in this moment.
             if not claimed:
                 return None
-            return self.select_related("task", "task__data_source", "data_source").get(pk=execution_id)
+            for name, value in changes.items():
+                setattr(row, name, value)
+            return row
         return None
 
     def _free_places(self, source: "DataSource") -> Sequence[str | None]:
