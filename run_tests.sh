@@ -32,7 +32,8 @@ main() {
     # These never touch the system database, or no more of it than others do: once is enough.
     narrowed=(--ignore=tests/writers --ignore=tests/datasources)
     narrowed+=(--ignore=tests/tasks/test_limits.py --ignore=tests/tasks/test_celery.py)
-    narrowed+=(--ignore=tests/tasks/test_daemon.py --ignore=tests/tasks/test_clock_jumps.py)
+    narrowed+=(--ignore=tests/tasks/test_daemon.py --ignore=tests/tasks/test_clock_jumps.py --ignore=tests/tasks/test_executors.py)
+    narrowed+=(--ignore=tests/faults/test_single_faults.py --ignore=tests/faults/test_checker.py)
   done
   sum_up
 }
