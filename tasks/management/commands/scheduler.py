@@ -1,4 +1,5 @@
-import time
+import signal
+import threading
 from typing import Any
 
 from django.core.management.base import CommandParser
@@ -88,6 +89,9 @@ class Command(ExporterCommand):
     def handle_monitor(self, options: dict[str, Any]) -> None:
         if options["interval"] < 1:
             raise WrongUse(_("--interval must be at least 1."))
+        # A flag and no exception: that could come at a line where nobody hears it.
+        interrupted = threading.Event()
+        signal.signal(signal.SIGINT, lambda number, frame: interrupted.set())
         start_stopped = True  # Who calls it wants one; who stops it afterwards wants none.
         while True:
             try:
@@ -101,7 +105,8 @@ class Command(ExporterCommand):
                 self.say(f"{status.local(timezone.now())} {done}")
             if options["once"]:
                 return
-            time.sleep(options["interval"])
+            if interrupted.wait(options["interval"]):
+                raise KeyboardInterrupt
 
     def handle_pause(self, options: dict[str, Any]) -> None:
         if len(options["note"]) > (most := Pause._meta.get_field("note").max_length or 0):
