@@ -77,14 +77,14 @@ class Refused(Exception):
         self.reason = reason
 
 
-def run_claimed(execution_id: int, attempt: int) -> None:
+def run_claimed(execution_id: int, attempt: int, on_progress: Callable[[Progress], None] | None = None) -> None:
     """run() for a process that was only given numbers. An attempt that is not running any more is left alone."""
     rows = Execution.objects.running().select_related("task", "task__data_source", "data_source")
     execution = _patiently(execution_id, lambda: rows.filter(pk=execution_id, attempt=attempt).first())
     if execution is None:
         logger.warning("attempt %s of execution %s is not running any more", attempt, execution_id)
         return
-    run(execution)
+    run(execution, on_progress)
 
 
 def run(execution: Execution, on_progress: Callable[[Progress], None] | None = None) -> Execution:

@@ -96,19 +96,21 @@ class Scheduler:
         """Take note of runs that have ended; one whose process died without a word is dealt with at once."""
         self._ended += self.executor.collect()
         count = len(self._ended)
+        # Asked about together, and only then, one by one: hardly any of them still says that it runs.
+        numbers = [run.execution_id for run in self._ended]
+        rows = {row.pk: row for row in Execution.objects.running().filter(pk__in=numbers).order_by()} if numbers else {}
         while self._ended:
             run = self._ended.pop(0)
+            row = rows.get(run.execution_id)
             try:
-                self._close_ended(run)
+                if row is not None and row.attempt == run.attempt:
+                    self._close_ended(run, row)
             except (DatabaseError, InterfaceError):
                 self._ended.insert(0, run)  # The executor tells it once; the next step tries again.
                 raise
         return count
 
-    def _close_ended(self, run: Ended) -> None:
-        row = Execution.objects.running().filter(pk=run.execution_id, attempt=run.attempt).first()
-        if row is None:
-            return
+    def _close_ended(self, run: Ended, row: Execution) -> None:
         if run.code is None and row.worker != self.name and not worker.is_gone(row.worker):
             return  # It lives on without the process that started it.
         if run.code == -signal.SIGTERM and Execution.objects.requeue(row, "interrupted", counts=False):
@@ -199,7 +201,7 @@ class Scheduler:
         sources = DataSource.objects.filter(pk__in=[source for source in reading if source])
         full = [source.pk for source in sources if reading[source.pk] >= source.max_concurrency]
         rows = ready.exclude(data_source__in=full).exclude(task__in=[task for task in busy if task])
-        light = rows.only("attempt", "task__overlap", "data_source__max_concurrency")
+        light = rows.only("attempt", "heartbeat_seq", "task__overlap", "data_source__max_concurrency")
         ordered = light.select_related("task", "data_source").order_by("-priority", "id")
         started = 0
         # A short look is enough, unless many of them wait for each other.

@@ -151,12 +151,14 @@ class ExecutionQuerySet(models.QuerySet["Execution"]):
         return self.filter(status=Status.RUNNING)
 
     def claim(self, execution_id: int, *, worker: str, limit_source: bool = True) -> "Execution | None":
-        """queued -> running for `worker`. None when it is not queued any more, when its task is already running, or,
-        with `limit_source`, when its data source is read by as many runs as it allows."""
+        """take() for who only has a number. The row comes with its task and its data source."""
         rows = self.select_related("task", "task__data_source", "data_source")
         row = rows.filter(pk=execution_id, status=Status.QUEUED).first()
-        if row is None:
-            return None
+        return row if row is not None and self.take(row, worker=worker, limit_source=limit_source) else None
+
+    def take(self, row: "Execution", *, worker: str, limit_source: bool = True) -> bool:
+        """queued -> running for `worker`, if it still is as `row` was read. False when it is not, when its task is
+        already running, or, with `limit_source`, when its data source is read by as many runs as it allows."""
         exclusive = row.task is not None and row.task.overlap != Overlap.PARALLEL
         slot = f"task:{row.task_id}" if exclusive else None
         places = self._free_places(row.data_source) if limit_source and row.data_source else [None]
@@ -177,17 +179,17 @@ class ExecutionQuerySet(models.QuerySet["Execution"]):
             }
             try:
                 with transaction.atomic():
-                    claimed = self.filter(pk=execution_id, status=Status.QUEUED, attempt=row.attempt).update(**changes)
+                    claimed = self.filter(pk=row.pk, status=Status.QUEUED, attempt=row.attempt).update(**changes)
             except IntegrityError:
                 if slot and self.filter(slot_key=slot).exists():
-                    return None
+                    return False
                 continue  # Somebody else took this place of the source in this moment.
             if not claimed:
-                return None
+                return False
             for name, value in changes.items():
                 setattr(row, name, value)
-            return row
-        return None
+            return True
+        return False
 
     def _free_places(self, source: "DataSource") -> Sequence[str | None]:
         """The places of a data source that nobody holds, as `source_slot` names them."""

@@ -90,7 +90,7 @@ class ClaimingExecutor(Executor):
         return self.held
 
     def start(self, execution: Execution) -> bool:
-        if self.claim(execution) is None:
+        if not self.claim(execution):
             return False
         self.started.append(execution.pk)
         self.held += 1

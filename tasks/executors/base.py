@@ -65,5 +65,6 @@ class Executor(ABC):
     def close(self) -> None:  # noqa: B027
         """Let go of what is running; it goes on by itself."""
 
-    def claim(self, execution: Execution) -> Execution | None:
-        return Execution.objects.claim(execution.pk, worker=worker_name())
+    def claim(self, execution: Execution) -> bool:
+        """Make a queued run ours, until its own process makes itself known."""
+        return Execution.objects.take(execution, worker=worker_name())

@@ -9,10 +9,9 @@ class InlineExecutor(Executor):
     kind = "inline"
 
     def start(self, execution: Execution) -> bool:
-        claimed = self.claim(execution)
-        if claimed is None:
+        if not self.claim(execution):
             return False
-        runner.run(claimed, self._still_here)
+        runner.run_claimed(execution.pk, execution.attempt, self._still_here)
         return True
 
     def _still_here(self, progress: runner.Progress) -> None:

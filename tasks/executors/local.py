@@ -45,11 +45,10 @@ class LocalExecutor(Executor):
 
     def start(self, execution: Execution) -> bool:
         channel = self._connected()
-        claimed = self.claim(execution)
-        if claimed is None:
+        if not self.claim(execution):
             return False
-        self._started.add((claimed.pk, claimed.attempt))
-        self._send(channel, f"run {claimed.pk} {claimed.attempt}\n")
+        self._started.add((execution.pk, execution.attempt))
+        self._send(channel, f"run {execution.pk} {execution.attempt}\n")
         return True
 
     def collect(self) -> list[Ended]:
