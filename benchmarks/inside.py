@@ -25,10 +25,10 @@ from django.conf import settings  # noqa: E402
 from django.utils import timezone  # noqa: E402
 
 from datasources.connectors.base import Query  # noqa: E402
+from exporter_site.worker import worker_name  # noqa: E402
 from tasks import files, runner  # noqa: E402
 from tasks.models import Execution, ExportTask  # noqa: E402
 from tasks.states import Status, Trigger  # noqa: E402
-from tasks.worker import worker_name  # noqa: E402
 from tasks.writers import writers  # noqa: E402
 from tasks.writers.base import WriterOptions  # noqa: E402
 

@@ -24,8 +24,8 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from exporter_site.config import BASE_DIR, resolve
+from exporter_site.worker import worker_name
 from tasks.models import SILENT_AFTER, Execution, SchedulerProcess
-from tasks.worker import worker_name
 
 READY_WITHIN = 30.0  # seconds until a new scheduler must have been seen in the database
 KILLED_AFTER = 30.0  # seconds beyond drain_timeout after which a scheduler that was told to stop is killed

@@ -12,12 +12,12 @@ from zoneinfo import ZoneInfo
 from django.db import transaction
 from django.utils.translation import gettext as _
 
+from exporter_site.worker import worker_name
 from tasks import runner
 from tasks.executors.inline import InlineExecutor
 from tasks.models import Execution, ExportTask
 from tasks.scheduler import Scheduler
 from tasks.states import Trigger
-from tasks.worker import worker_name
 from tasks.writers import writers
 
 

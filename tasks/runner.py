@@ -26,10 +26,10 @@ from datasources import safety
 from datasources.connectors.base import Connector, ConnectorError, Query
 from datasources.sqltext import SQLTextError
 from exporter_site.redact import redact
+from exporter_site.worker import worker_name
 from tasks import dates, files, reasons
 from tasks.models import Execution, ExportTask
 from tasks.states import Status
-from tasks.worker import worker_name
 from tasks.writers import writers
 from tasks.writers.base import FilePart, Writer, WriterError, WriterOptions
 

@@ -23,8 +23,9 @@ from django.utils import timezone
 
 from datasources.connectors.base import ConnectorError
 from datasources.models import DataSource
+from exporter_site import worker
 from exporter_site.redact import redact
-from tasks import files, housekeeping, schedule, worker
+from tasks import files, housekeeping, schedule
 from tasks.executors.base import Ended, Executor
 from tasks.models import CatchUp, Execution, ExportTask, Pause, SchedulerProcess
 from tasks.states import Overlap, Trigger

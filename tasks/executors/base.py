@@ -9,8 +9,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import ClassVar, NamedTuple
 
+from exporter_site.worker import worker_name
 from tasks.models import Execution
-from tasks.worker import worker_name
 
 
 class Ended(NamedTuple):

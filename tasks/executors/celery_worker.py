@@ -1,9 +1,9 @@
 """What a Celery worker does with a message."""
 
 from exporter_site.celery import app
+from exporter_site.worker import worker_name
 from tasks import runner
 from tasks.models import Execution
-from tasks.worker import worker_name
 
 
 @app.task(name="tasks.run_execution", ignore_result=True)

@@ -51,7 +51,7 @@ def once(now: datetime) -> Owed:
 # The host of the zombie: it stands still, and every other scheduler must take it for another machine's.
 OTHER_HOST = """
 from django.core.management import call_command
-from tasks import worker
+from exporter_site import worker
 worker.machine = lambda: "otherhost"
 call_command("runscheduler", workers=1, executor="inline")
 """

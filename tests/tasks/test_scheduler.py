@@ -15,11 +15,11 @@ import time_machine
 from django.db import OperationalError
 from django.utils import timezone
 
+from exporter_site.worker import is_gone, worker_name
 from tasks.executors.base import Ended
 from tasks.models import CatchUp, Execution, ExportTask, Pause, SchedulerProcess
 from tasks.scheduler import enqueue_occurrences
 from tasks.states import Overlap, Priority, Status, Trigger
-from tasks.worker import is_gone, worker_name
 from tests.factories import ClaimingExecutor, make_execution, make_scheduler, make_source, make_task
 from tests.instance import Instance
 from tests.servers.mariadb import MariaDB
