@@ -63,6 +63,12 @@ def parse_size(value: object) -> object:
     return int(float(match[1]) * 1024 ** " KMG".index(match[2].upper() or " "))
 
 
+def parse_list(value: object) -> object:
+    """A list, or (as from the environment) a text with commas between."""
+    return [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
+
+
+Texts = Annotated[list[str], BeforeValidator(parse_list)]
 Size = Annotated[int, BeforeValidator(parse_size), Field(gt=0)]
 Seconds = Annotated[int, Field(gt=0)]
 Port = Annotated[int, Field(gt=0, lt=65536)]
@@ -134,6 +140,11 @@ class Email(Section):
     retry_delay: Seconds = 30
 
 
+class Notifications(Section):
+    allowed_hosts: Texts = []
+    private_hosts: Texts = []
+
+
 class Logging(Section):
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
     file: Path = Path("./logs/app.log")
@@ -170,6 +181,7 @@ class Web(Section):
     port: Port = 5001
     public_url: str = ""
     link_expires_hours: int = Field(default=168, ge=1)
+    link_access: Literal["anyone", "login"] = "anyone"
     permanent_session_lifetime: Seconds = 3600
     send_file_max_age_default: int = Field(default=0, ge=0)
     jwt_secret_key: SecretStr = SecretStr("")
@@ -188,6 +200,7 @@ class Config(Section):
     export: Export = Export()
     dingtalk: DingTalk = DingTalk()
     email: Email = Email()
+    notifications: Notifications = Notifications()
     logging: Logging = Logging()
     scheduler: Scheduler = Scheduler()
     web: Web = Web()

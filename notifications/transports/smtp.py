@@ -1,0 +1,222 @@
+"""Handing a mail over by SMTP (RFC 5321), with an answer for each recipient: smtplib's own sendmail() keeps the
+temporary refusals of some to itself, and can't say whether a mail may have arrived.
+"""
+
+import base64
+import re
+import smtplib
+import ssl
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
+from typing import BinaryIO, ParamSpec
+
+from exporter_site.config import Email as Server
+from exporter_site.redact import redact, remember_secret
+from notifications.transports.base import ACCEPTED, Answer, Verdict
+from notifications.transports.mime import Mail
+
+_TEXT = 500  # characters kept of the server's words
+_TOO_LARGE = re.compile(r"\b5\.3\.4\b|too (large|big)|size exceeds|exceeds .*size", re.IGNORECASE)  # RFC 3463
+
+_GO_ON_LOGIN = 334
+_GO_ON_BODY = 354
+_CLOSING = 421
+_LOGIN_CODES = (530, 534, 535, 538)  # RFC 4954, 6
+
+Reply = tuple[int, bytes]
+P = ParamSpec("P")
+
+
+class _Ended(Exception):
+    """The server does not want to go on: the answer for all who have none yet."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(answer.text)
+        self.answer = answer
+
+
+class Conversation:
+    """One connection to the mail server, for one mail. `end`: when nothing new is begun (time.monotonic())."""
+
+    def __init__(self, server: Server, end: float) -> None:
+        self._server = server
+        self._end = end
+        self._body_begun = False
+
+    def deliver(self, mail: Mail, addresses: Mapping[str, str]) -> dict[str, Answer]:
+        """Hand `mail` to `addresses` (recipient: as on the wire). An answer for each recipient.
+
+        Raises OSError when a file of ours can't be opened; nothing was sent then.
+        """
+        if not addresses:
+            return {}
+        refused: dict[str, Answer] = {}
+        with ExitStack() as stack:
+            contents = [stack.enter_context(file.path.open("rb")) for file in mail.files]
+            try:
+                with closing(self._connect()) as self._smtp:
+                    answer = self._converse(mail, contents, addresses, refused)
+            except (smtplib.SMTPException, OSError, UnicodeError) as exc:
+                answer = self._answer_for(exc)
+        return {name: refused.get(name, answer) for name in addresses}
+
+    def _connect(self) -> smtplib.SMTP:
+        self._check_time()
+        host, port, timeout = self._server.smtp_server, self._server.smtp_port, self._server.smtp_timeout
+        self._encrypted = port == smtplib.SMTP_SSL_PORT
+        if self._encrypted:
+            return smtplib.SMTP_SSL(host, port, timeout=timeout, context=ssl.create_default_context())
+        return smtplib.SMTP(host, port, timeout=timeout)
+
+    def _converse(
+        self,
+        mail: Mail,
+        contents: Sequence[BinaryIO],
+        addresses: Mapping[str, str],
+        refused: dict[str, Answer],
+    ) -> Answer:
+        """The answer for all who are not in `refused` afterwards."""
+        try:
+            self._greet()
+            self._log_in()
+            answer = self._hand_over(mail, contents, addresses, refused)
+        except _Ended as ended:
+            answer = ended.answer
+        try:
+            self._ask(self._smtp.quit)
+        except (_Ended, smtplib.SMTPException, OSError):
+            pass  # the mail has its answer already
+        return answer
+
+    def _greet(self) -> None:
+        self._say_hello()
+        if self._encrypted or not self._smtp.has_extn("starttls"):
+            return
+        try:
+            self._ask(self._smtp.starttls, context=ssl.create_default_context())
+        except smtplib.SMTPResponseException as exc:
+            reason = "server_error" if exc.smtp_code == _CLOSING else "tls_failed"
+            raise _Ended(Answer(Verdict.DEFERRED, reason, _said(exc.smtp_code, exc.smtp_error))) from exc
+        self._encrypted = True
+        self._say_hello()
+
+    def _say_hello(self) -> None:
+        if not _is_yes(self._ask(self._smtp.ehlo)[0]):
+            self._expect_yes(self._ask(self._smtp.helo), "rejected")
+
+    def _log_in(self) -> None:
+        name, password = self._server.username, self._server.password.get_secret_value()
+        if not (name and password):
+            return
+        if not self._encrypted:
+            raise _Ended(Answer(Verdict.REFUSED, "tls_missing"))
+        offered = self._smtp.esmtp_features.get("auth", "").upper().split()
+        # smtplib's own login() knows no password beyond ASCII, and tries a wrong one up to three times.
+        if "PLAIN" in offered:
+            reply = self._ask(self._smtp.docmd, "AUTH", "PLAIN " + _secret_base64(f"\0{name}\0{password}"))
+        elif "LOGIN" in offered:
+            reply = self._ask(self._smtp.docmd, "AUTH", "LOGIN " + _secret_base64(name))
+            if reply[0] == _GO_ON_LOGIN:
+                reply = self._ask(self._smtp.docmd, _secret_base64(password))
+        else:
+            raise _Ended(Answer(Verdict.REFUSED, "auth_failed", " ".join(["AUTH", *offered])))
+        self._expect_yes(reply, "auth_failed")
+
+    def _hand_over(
+        self,
+        mail: Mail,
+        contents: Sequence[BinaryIO],
+        addresses: Mapping[str, str],
+        refused: dict[str, Answer],
+    ) -> Answer:
+        options = [f"SIZE={mail.size}"] if self._smtp.has_extn("size") else []
+        self._expect_yes(self._ask(self._smtp.mail, mail.sender, options), "sender_refused")
+        for name, address in addresses.items():
+            code, words = self._ask(self._smtp.rcpt, address)
+            if not _is_yes(code):
+                refused[name] = _refusal(code, words, "recipient_refused", "mailbox_busy")
+        if len(refused) == len(addresses):
+            return ACCEPTED  # by nobody
+        code, words = self._ask(self._smtp.docmd, "DATA")
+        if code != _GO_ON_BODY:
+            return _refusal(code, words, "content_refused")
+        return self._send_body(mail, contents)
+
+    def _send_body(self, mail: Mail, contents: Sequence[BinaryIO]) -> Answer:
+        self._body_begun = True
+        for block in mail.blocks(contents):
+            self._check_time()
+            self._smtp.send(block)
+        self._smtp.send(b".\r\n")
+        code, words = self._smtp.getreply()
+        if _is_yes(code):
+            return Answer(Verdict.ACCEPTED, text=_said(code, words))
+        if 400 <= code < 600:
+            return _refusal(code, words, "content_refused")
+        return Answer(Verdict.UNKNOWN, "unreadable_answer", _said(code, words))
+
+    def _check_time(self) -> None:
+        if time.monotonic() > self._end:
+            raise TimeoutError
+
+    def _ask(self, command: Callable[P, Reply], *args: P.args, **kwargs: P.kwargs) -> Reply:
+        """The server's reply to `command`. Raises _Ended when it says that it closes the connection."""
+        self._check_time()
+        code, words = command(*args, **kwargs)
+        if code == _CLOSING:
+            raise _Ended(_refusal(code, words, ""))
+        return code, words
+
+    def _expect_yes(self, reply: Reply, reason: str) -> None:
+        if not _is_yes(reply[0]):
+            raise _Ended(_refusal(*reply, reason))
+
+    def _answer_for(self, exc: Exception) -> Answer:
+        """What it means that the conversation broke off."""
+        if self._body_begun:
+            return Answer(Verdict.UNKNOWN, "answer_lost", _cut(str(exc)))
+        if isinstance(exc, smtplib.SMTPResponseException):
+            return _refusal(exc.smtp_code, exc.smtp_error, "rejected")
+        # smtplib hides the socket's own error.
+        cause = exc.__context__ if isinstance(exc, smtplib.SMTPServerDisconnected) else exc
+        if isinstance(cause, TimeoutError):
+            reason = "timed_out"
+        elif isinstance(cause, ssl.SSLError):
+            reason = "tls_failed"
+        else:
+            reason = "unreachable"
+        return Answer(Verdict.DEFERRED, reason, _cut(str(exc)))
+
+
+def _is_yes(code: int) -> bool:
+    return 200 <= code < 300
+
+
+def _refusal(code: int, words: bytes | str, reason: str, later: str = "server_error") -> Answer:
+    """The answer that a reply means which is no yes. `reason`: of a permanent refusal; `later`: of a temporary one."""
+    said = _said(code, words)
+    if code in _LOGIN_CODES:
+        return Answer(Verdict.REFUSED, "auth_failed", said)
+    if not 500 <= code < 600:
+        return Answer(Verdict.DEFERRED, "server_error" if code == _CLOSING else later, said)
+    # Said of a recipient, 552 means a full mailbox.
+    if reason in ("sender_refused", "content_refused") and (code == 552 or _TOO_LARGE.search(said)):
+        reason = "message_too_large"
+    return Answer(Verdict.REFUSED, reason, said)
+
+
+def _said(code: int, words: bytes | str) -> str:
+    text = words if isinstance(words, str) else words.decode(errors="replace")
+    return _cut(f"{code} {text}" if code > 0 else text)
+
+
+def _cut(text: str) -> str:
+    return redact(text)[:_TEXT]
+
+
+def _secret_base64(text: str) -> str:
+    """`text` for AUTH (RFC 4954). Some servers say back what they do not understand: it is masked there."""
+    encoded = base64.b64encode(text.encode()).decode()
+    remember_secret(encoded)
+    return encoded
