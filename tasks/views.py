@@ -1,32 +1,93 @@
-"""Downloads: streamed, only through the row of a succeeded run."""
+"""Downloads: only through the row of a succeeded run, for those who may see it or who have a link to it."""
+
+from collections.abc import Callable
+from functools import wraps
 
 from django.contrib.admin.views.decorators import staff_member_required
+from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import PermissionDenied
-from django.http import FileResponse, Http404, HttpRequest, HttpResponseBase, StreamingHttpResponse
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import get_object_or_404
-from django.utils.http import content_disposition_header
+from django.template.loader import render_to_string
+from django.urls import reverse
 from django.utils.translation import gettext as _
-from django.views.decorators.http import require_GET
+from django.views.decorators.http import require_safe
 
-from tasks.files import zip_of
-from tasks.models import Execution
+from exporter_site.formats import human_size
+from tasks.downloads import Part, parts_of, send
+from tasks.models import DownloadLink, Execution
+
+PRIVATE = {"Cache-Control": "no-store, private", "Referrer-Policy": "no-referrer", "X-Robots-Tag": "noindex"}
 
 
-@require_GET
+@require_safe
 @staff_member_required
 def download(request: HttpRequest, execution_id: int) -> HttpResponseBase:
     """The file of a run; one zip when it has several parts, a single part with ?part=N (from 1)."""
+    _check_permission(request)
+    response = send(request, get_object_or_404(Execution, pk=execution_id))
+    if response is None:
+        raise Http404(_("This run has no file, or it has been removed after its retention time."))
+    return _private(response)
+
+
+def for_link(
+    view: Callable[[HttpRequest, DownloadLink], HttpResponseBase | None],
+) -> Callable[[HttpRequest, str], HttpResponseBase]:
+    """Call `view` with the link behind the token. Open to anybody, unless the link asks for a login.
+
+    Whatever is wrong with link or file, the answer is the same: nobody learns which links there were.
+    """
+
+    @require_safe
+    @wraps(view)
+    def opened(request: HttpRequest, token: str) -> HttpResponseBase:
+        link = DownloadLink.objects.find(token)
+        response: HttpResponseBase | None = None
+        if link is not None and parts_of(link.execution):
+            response = (_login(request) if link.login_required else None) or view(request, link)
+        return _private(response or HttpResponse(render_to_string("link.html"), status=404))
+
+    return opened
+
+
+@for_link
+def link_page(request: HttpRequest, link: DownloadLink) -> HttpResponseBase:
+    """What there is to download. Chat programs look at an address before people do: that spends nothing."""
+    parts = parts_of(link.execution)
+    context = {
+        "link": link,
+        "execution": link.execution,
+        "rows": f"{link.execution.rows_count or 0:,}",
+        "size": human_size(sum(part.size for part in parts)),
+        "parts": [(part.number, part.path.name, _figures(part)) for part in parts],
+    }
+    return HttpResponse(render_to_string("link.html", context))
+
+
+@for_link
+def link_file(request: HttpRequest, link: DownloadLink) -> HttpResponseBase | None:
+    return send(request, link.execution, link)
+
+
+def _figures(part: Part) -> str:
+    return _("{rows} rows, {size}").format(rows=f"{part.rows:,}", size=human_size(part.size))
+
+
+def _login(request: HttpRequest) -> HttpResponseBase | None:
+    """The way to the login, for whoever is not there yet. Raises PermissionDenied without the right to see runs."""
+    if not (request.user.is_active and request.user.is_staff):
+        return redirect_to_login(request.get_full_path(), reverse("admin:login"))
+    _check_permission(request)
+    return None
+
+
+def _check_permission(request: HttpRequest) -> None:
     if not request.user.has_perm("tasks.view_execution"):
         raise PermissionDenied
-    execution = get_object_or_404(Execution, pk=execution_id)
-    paths = execution.paths()
-    number = request.GET.get("part", "")
-    if number.isdecimal() and 0 < int(number) <= len(paths):
-        paths = [paths[int(number) - 1]]
-    if not paths or not all(path.is_file() for path in paths):
-        raise Http404(_("This run has no file, or it has been removed after its retention time."))
-    if len(paths) == 1:
-        return FileResponse(paths[0].open("rb"), as_attachment=True, filename=paths[0].name)
-    response = StreamingHttpResponse(zip_of(paths), content_type="application/zip")
-    response["Content-Disposition"] = content_disposition_header(True, f"{paths[0].stem}.zip") or "attachment"
+
+
+def _private(response: HttpResponseBase) -> HttpResponseBase:
+    for name, value in PRIVATE.items():
+        response[name] = value
     return response

@@ -1,0 +1,154 @@
+"""Sending the files of an execution: one of them, or a range of it, or all in one zip. Each download is on record."""
+
+import re
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+from typing import BinaryIO
+
+from django.contrib.auth.models import AnonymousUser
+from django.http import FileResponse, HttpRequest, HttpResponse, HttpResponseBase, StreamingHttpResponse
+from django.utils.http import content_disposition_header
+
+from tasks.files import zip_of
+from tasks.models import Download, DownloadLink, Execution
+from tasks.writers import writers
+
+CHUNK = 1 << 18  # bytes
+# One range, RFC 9110, 14.1.2. Longer numbers are no positions in a file, and int() refuses them some day.
+_RANGE = re.compile(r"bytes=\s*([0-9]{0,18})-([0-9]{0,18})\s*", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A file of an execution that is really there; `number` counts from 1, `size` is in bytes."""
+
+    number: int
+    path: Path
+    rows: int
+    size: int
+    etag: str
+
+
+def parts_of(execution: Execution, number: str = "") -> list[Part]:
+    """All parts, or the one with this `number`. Empty when there is none such or when a file is gone."""
+    found = []
+    for count, (path, entry) in enumerate(zip(execution.paths(), execution.files, strict=False), start=1):
+        if number in ("", str(count)):
+            if not path.is_file():
+                return []
+            etag = f'"{entry["sha256"]}"' if entry["sha256"] else ""
+            found.append(Part(count, path, entry["rows"], path.stat().st_size, etag))
+    return found
+
+
+def send(request: HttpRequest, execution: Execution, link: DownloadLink | None = None) -> HttpResponseBase | None:
+    """The file of `execution`; one zip when it has several parts, a single part with ?part=N. None when it is gone."""
+    parts = parts_of(execution, request.GET.get("part", ""))
+    if not parts:
+        return None
+    part = parts[0] if len(parts) == 1 else None
+    span = requested_range(request, part) if part else None
+    if part is None:
+        response = _zip_response(parts)
+    elif span is not None and not span:
+        return HttpResponse(status=416, headers={"Content-Range": f"bytes */{part.size}", "Accept-Ranges": "bytes"})
+    else:
+        response = _part_response(part, span, _content_type(execution.format))
+    if request.method == "HEAD":
+        response.streaming_content = ()  # still streaming: nobody adds `Content-Length: 0`
+        return response
+    user = None if isinstance(request.user, AnonymousUser) else request.user
+    download = Download(
+        execution=execution,
+        task_name=execution.task_name,
+        filename=part.path.name if part else _zip_name(parts),
+        part=part.number if part else None,
+        bytes=int(response["Content-Length"]) if part else None,
+        link=link,
+        user=user,
+        username=user.get_username() if user else "",
+        address=_address(request),
+        user_agent=request.headers.get("User-Agent", "")[:200],
+    )
+    Download.objects.begin(download, continues=span is not None and span.start > 0)
+    return response
+
+
+def requested_range(request: HttpRequest, part: Part) -> range | None:
+    """The bytes of `part` that are asked for: None for the whole file, an empty range when it has no such bytes.
+
+    Several ranges, what is no range, and an If-Range for another file: the whole (RFC 9110, 13.1.5 and 14.2).
+    """
+    match = _RANGE.fullmatch(request.headers.get("Range", ""))
+    if request.method != "GET" or match is None or request.headers.get("If-Range", part.etag) != part.etag:
+        return None
+    first, last = match.groups()
+    if not first:
+        return range(max(0, part.size - int(last)), part.size) if last else None
+    if last and int(last) < int(first):
+        return None
+    return range(int(first), min(int(last) + 1, part.size) if last else part.size)
+
+
+class _Slice:
+    """The bytes `span` of an open file, which it closes."""
+
+    def __init__(self, file: BinaryIO, span: range) -> None:
+        self._file = file
+        self._left = len(span)
+        file.seek(span.start)
+
+    def read(self, size: int = -1) -> bytes:
+        chunk = self._file.read(self._left if size < 0 else min(size, self._left))
+        self._left -= len(chunk)
+        return chunk
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class _SliceResponse(FileResponse):
+    block_size = CHUNK
+
+
+def _part_response(part: Part, span: range | None, content_type: str) -> StreamingHttpResponse:
+    sent = range(part.size) if span is None else span
+    response = _SliceResponse(
+        _Slice(part.path.open("rb"), sent),
+        status=200 if span is None else 206,
+        as_attachment=True,
+        filename=part.path.name,
+        content_type=content_type,
+        headers={"Content-Length": str(len(sent)), "Accept-Ranges": "bytes"},
+    )
+    if part.etag:
+        response["ETag"] = part.etag
+    if span is not None:
+        response["Content-Range"] = f"bytes {span.start}-{span.stop - 1}/{part.size}"
+    return response
+
+
+def _zip_response(parts: list[Part]) -> StreamingHttpResponse:
+    response = StreamingHttpResponse(
+        zip_of([part.path for part in parts]), content_type="application/zip", headers={"Accept-Ranges": "none"}
+    )
+    response["Content-Disposition"] = content_disposition_header(True, _zip_name(parts)) or "attachment"
+    return response
+
+
+def _zip_name(parts: list[Part]) -> str:
+    return f"{parts[0].path.stem}.zip"
+
+
+def _content_type(format: str) -> str:
+    return writers.get(format).content_type if format in writers else "application/octet-stream"
+
+
+def _address(request: HttpRequest) -> str | None:
+    """What the socket says: anybody can write a header. None for a Unix socket."""
+    text = request.META.get("REMOTE_ADDR", "").partition("%")[0]  # fe80::1%eth0
+    try:
+        return str(ip_address(text))
+    except ValueError:
+        return None

@@ -1,0 +1,70 @@
+"""What happens to links and downloads; the rows are in models.py, their signed addresses in exporter_site/links.py."""
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from django.conf import settings
+from django.db import models, transaction
+from django.db.models import F
+from django.utils import timezone
+
+from exporter_site.links import id_of
+
+if TYPE_CHECKING:
+    from tasks.models import Download, DownloadLink, Execution
+
+
+class DownloadLinkQuerySet(models.QuerySet["DownloadLink"]):
+    """Holds every change of a link's state."""
+
+    def valid(self) -> "DownloadLinkQuerySet":
+        return self.filter(revoked_at=None, expires_at__gt=timezone.now())
+
+    def find(self, token: str) -> "DownloadLink | None":
+        """The valid link that `token` was made for, with its execution. A token that we did not sign costs no query."""
+        link_id = id_of(token)
+        return None if link_id is None else self.valid().select_related("execution").filter(pk=link_id).first()
+
+    def issue(self, execution: "Execution") -> "DownloadLink":
+        """The newest valid link to the files of `execution`, or a new one where there is none.
+
+        One that was made under another web.link_access stays valid, but is not handed out any more.
+        """
+        usable = self.valid().filter(execution=execution, login_required=_login_required())
+        return usable.order_by("-id").first() or self.make(execution)
+
+    def make(self, execution: "Execution") -> "DownloadLink":
+        """A new link, valid for the whole of web.link_expires_hours."""
+        lifetime = timedelta(hours=settings.CONFIG.web.link_expires_hours)
+        return self.create(execution=execution, expires_at=timezone.now() + lifetime, login_required=_login_required())
+
+    def revoke(self, by: Any) -> int:
+        """valid -> revoked, by the user `by`. Returns how many links that were."""
+        return self.valid().update(revoked_at=timezone.now(), revoked_by=by)
+
+
+def _login_required() -> bool:
+    return bool(settings.CONFIG.web.link_access == "login")
+
+
+class DownloadQuerySet(models.QuerySet["Download"]):
+    def begin(self, download: "Download", *, continues: bool) -> bool:
+        """Put `download` (not saved yet) on record and count it on its link.
+
+        False for one that `continues`, from a later byte, what the same reader has begun: that is on record already.
+        Without such a beginning it is a download like any other; a file without its first byte is still the file.
+        """
+        begun = self.filter(
+            execution=download.execution,
+            link=download.link,
+            user=download.user,
+            address=download.address,
+            part=download.part,
+        )
+        if continues and begun.exists():
+            return False
+        with transaction.atomic():
+            if download.link is not None:
+                type(download.link).objects.filter(pk=download.link.pk).update(downloads=F("downloads") + 1)
+            download.save(force_insert=True)
+        return True
