@@ -3,7 +3,7 @@
 from typing import Any
 
 from django.http import HttpRequest
-from unfold.admin import ModelAdmin
+from unfold.admin import ModelAdmin, TabularInline
 
 
 class SubmitActionsAdmin(ModelAdmin):  # type: ignore[misc]  # untyped library
@@ -20,3 +20,25 @@ class SubmitActionsAdmin(ModelAdmin):  # type: ignore[misc]  # untyped library
         if object_id is None:
             context["actions_submit_line"] = self.get_actions_submit_line(request, None)
         return super().changeform_view(request, object_id, form_url, context)
+
+
+class ViewOnly:
+    """Nobody adds, changes or removes a row here."""
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+
+class LogAdmin(ViewOnly, ModelAdmin):  # type: ignore[misc]
+    pass
+
+
+class LogInline(ViewOnly, TabularInline):  # type: ignore[misc]
+    per_page = 20
+    hide_title = True

@@ -213,6 +213,15 @@ UNFOLD = {
                 ],
             },
             {
+                "title": _("Notifications"),
+                "items": [
+                    _menu(_("Channels"), "campaign", "notifications_channel"),
+                    _menu(_("Rules"), "rule", "notifications_notificationrule"),
+                    _menu(_("Deliveries"), "outgoing_mail", "notifications_delivery"),
+                    _menu(_("Downloads"), "download", "tasks_download"),
+                ],
+            },
+            {
                 "title": _("Access"),
                 "items": [
                     _menu(_("Users"), "person", "auth_user"),

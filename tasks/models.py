@@ -20,7 +20,11 @@ from django.utils.translation import gettext_lazy as _
 from datasources import safety
 from datasources.models import DataSource
 from exporter_site.fields import SecretField
+from exporter_site.links import PREFIX, token_of, url_of
+from notifications import messages
+from notifications.models import clean_settings
 from tasks import dates, files, reasons, schedule
+from tasks.links import DownloadLinkQuerySet, DownloadQuerySet
 from tasks.states import MOST_ATTEMPTS, UNFINISHED, ExecutionQuerySet, Overlap, Priority, Status, Trigger
 from tasks.writers import format_choices, writers
 
@@ -104,7 +108,11 @@ class ExportTask(models.Model):
     next_run_at = models.DateTimeField(_("next run"), null=True, blank=True, editable=False, db_index=True)
     dingtalk_webhook = SecretField(_("DingTalk webhook"), blank=True, default="")
     dingtalk_secret = SecretField(_("DingTalk secret"), blank=True, default="")
-    dingtalk_message_template = models.TextField(_("DingTalk message"), blank=True)
+    dingtalk_message_template = models.TextField(
+        _("DingTalk message"),
+        blank=True,
+        help_text=_("{task_name}, {rows_count}, {download_url} … Empty: the usual message."),
+    )
     email_recipients = models.JSONField(_("e-mail recipients"), default=list, blank=True)
     created_at = models.DateTimeField(_("created"), auto_now_add=True)
     updated_at = models.DateTimeField(_("changed"), auto_now=True)
@@ -134,6 +142,8 @@ class ExportTask(models.Model):
             ("sql", self.check_sql),
             ("filename_template", self._check_filename),
             ("format_options", self._check_format_options),
+            ("dingtalk_webhook", self._check_webhook),
+            ("dingtalk_message_template", self._check_template),
             ("email_recipients", self._check_recipients),
             ("tags", self._check_tags),
         ):
@@ -179,6 +189,13 @@ class ExportTask(models.Model):
             raise ValueError(_t("Unknown format. Known are: {formats}.").format(formats=", ".join(writers)))
         writers.get(self.format).check_options(self.format_options)
 
+    def _check_webhook(self) -> None:
+        if self.dingtalk_webhook:
+            clean_settings("dingtalk", self.channel_settings("dingtalk"))
+
+    def _check_template(self) -> None:
+        messages.check(self.dingtalk_message_template)
+
     def _check_recipients(self) -> None:
         self.email_recipients = _as_list(self.email_recipients)
         for address in self.email_recipients:
@@ -214,6 +231,12 @@ class ExportTask(models.Model):
     def format_options_for(self, format: str) -> dict[str, Any]:
         """The task's format options; they mean nothing to another format than its own."""
         return dict(self.format_options) if format == self.format else {}
+
+    def channel_settings(self, kind: str) -> dict[str, Any]:
+        """What this task names itself for a channel of `kind`; notifications/models.py asks for it when it sends."""
+        if kind == "dingtalk":
+            return {"webhook_url": self.dingtalk_webhook, "secret": self.dingtalk_secret}
+        return {"recipients": self.email_recipients}
 
     def file_stem(self, planned: datetime, execution_id: int, params: Mapping[str, Any]) -> str:
         """The file name without extension for a run planned at `planned`."""
@@ -416,3 +439,76 @@ class Pause(models.Model):
 
     def __str__(self) -> str:
         return f"{self.begun_at:%Y-%m-%d %H:%M} {self.begun_by}"
+
+
+class DownloadLink(models.Model):
+    """The right to fetch the files of an execution, for whoever has the address.
+
+    (created) --> valid --revoke--> revoked
+                    +--its time has passed--> expired
+    """
+
+    execution = models.ForeignKey(Execution, models.CASCADE, related_name="links", verbose_name=_("execution"))
+    created_at = models.DateTimeField(_("created"), auto_now_add=True)
+    expires_at = models.DateTimeField(_("valid until"))
+    login_required = models.BooleanField(_("only after login"))
+    revoked_at = models.DateTimeField(_("revoked at"), null=True)
+    revoked_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+", verbose_name=_("revoked by")
+    )
+    downloads = models.PositiveIntegerField(_("downloads"), default=0)
+
+    objects = DownloadLinkQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = _("link")
+        verbose_name_plural = _("links")
+        ordering = ("-id",)
+
+    def __str__(self) -> str:
+        return f"#{self.pk}"
+
+    @property
+    def path(self) -> str:
+        """The address on this site."""
+        return f"{PREFIX}{token_of(self.pk)}"
+
+    @property
+    def url(self) -> str:
+        """The whole address; "" when web.public_url is not set."""
+        return url_of(self.pk)
+
+
+class Download(models.Model):
+    """The record of a download that was begun. It outlives execution, link and user, and keeps their names.
+
+    `bytes` is the size of the answer that began it, None for a zip, which is made while it is sent.
+    """
+
+    execution = models.ForeignKey(
+        Execution, models.SET_NULL, null=True, related_name="downloads", verbose_name=_("execution")
+    )
+    task_name = models.CharField(_("task"), max_length=200)
+    filename = models.CharField(_("file"), max_length=255)
+    part = models.PositiveIntegerField(_("part"), null=True, help_text=_("Empty for all parts as one zip."))
+    bytes = models.PositiveBigIntegerField(_("size"), null=True)
+    link = models.ForeignKey(
+        DownloadLink, models.SET_NULL, null=True, related_name="history", verbose_name=_("through the link")
+    )
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+", verbose_name=_("user")
+    )
+    username = models.CharField(_("user name"), max_length=150, blank=True)
+    at = models.DateTimeField(_("time"), auto_now_add=True, db_index=True)
+    address = models.GenericIPAddressField(_("address"), null=True)
+    user_agent = models.CharField(_("browser"), max_length=200, blank=True)
+
+    objects = DownloadQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = _("download")
+        verbose_name_plural = _("downloads")
+        ordering = ("-id",)
+
+    def __str__(self) -> str:
+        return f"#{self.pk} {self.filename}"

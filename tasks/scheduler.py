@@ -25,7 +25,8 @@ from datasources.connectors.base import ConnectorError
 from datasources.models import DataSource
 from exporter_site import worker
 from exporter_site.redact import redact
-from tasks import files, housekeeping, schedule
+from notifications.outbox import Outbox
+from tasks import announce, files, housekeeping, schedule
 from tasks.executors.base import Ended, Executor
 from tasks.models import CatchUp, Execution, ExportTask, Pause, SchedulerProcess
 from tasks.states import Overlap, Trigger
@@ -34,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 LEASE = 60.0  # seconds without a heartbeat after which a run's worker is taken for dead
 CARE_EVERY = 2.0  # seconds
+DELIVER_EVERY = 1.0  # seconds
 BEAT_EVERY = 10.0  # seconds
 MOST_DUE = 200  # tasks that one step plans; the next step goes on
 MOST_READY = 1000  # queued runs among which one step looks for those that may start
@@ -46,8 +48,9 @@ COMPLAIN_EVERY = 10.0  # seconds between two lines about a database that is away
 class Scheduler:
     """`workers`: how many exports run at once on this machine, those that an earlier scheduler started included."""
 
-    def __init__(self, workers: int, executor: Executor) -> None:
+    def __init__(self, workers: int, executor: Executor, outbox: Outbox | None = None) -> None:
         self.workers = workers
+        self.outbox = outbox or Outbox()
         self.executor = executor
         executor.on_busy = lambda: self._each(self.beat)
         self.name = worker.worker_name()
@@ -57,7 +60,8 @@ class Scheduler:
         self._ended: list[Ended] = []  # not yet dealt with: the database was away
         self._housework: Iterator[housekeeping.Removed] | None = None
         self._removed: housekeeping.Removed | None = None
-        self._cared_at = self._beaten_at = self._cleaned_at = self._complained_at = float("-inf")
+        self._cared_at = self._beaten_at = self._delivered_at = float("-inf")
+        self._cleaned_at = self._complained_at = float("-inf")
 
     def step(self) -> int:
         """All that is to be done now. Returns how much that was."""
@@ -67,8 +71,11 @@ class Scheduler:
         done = self._each(self.collect)
         if time.monotonic() - self._cared_at >= CARE_EVERY:
             self._cared_at = time.monotonic()
-            done += self._each(self.reap, self.beat)
+            done += self._each(self.reap, self.outbox.reap, self.beat)
             self._each(self.housekeep)  # not counted: nobody waits for it
+        if time.monotonic() - self._delivered_at >= DELIVER_EVERY:
+            self._delivered_at = time.monotonic()
+            done += self._each(self.deliver)
         return done
 
     def tick(self) -> int:
@@ -155,6 +162,10 @@ class Scheduler:
         self._beaten_at = time.monotonic()
         return 1
 
+    def deliver(self) -> int:
+        """Start sending the messages that are due. Returns how many."""
+        return self.outbox.deliver()
+
     def housekeep(self) -> int:
         """Move the housework on by one piece. Returns whether there was one."""
         if self._housework is None:
@@ -226,6 +237,7 @@ class Scheduler:
     def stop(self) -> None:
         """Say that this scheduler is gone."""
         self.executor.close()
+        self.outbox.close()
         self._each(self._say_stopped)
 
     def _say_stopped(self) -> int:
@@ -264,12 +276,16 @@ def _store_occurrences(
             Execution.objects.record_missed(
                 task, due.older_to, "misfire", occurrences=due.older, range_start=due.older_from
             )
+        missed = None
         for moment in moments:
             reason = _why_not(task, moment, due.newest[-1], now - moment, grace)
-            if reason:
-                Execution.objects.record_missed(task, moment, reason)
-            else:
+            if not reason:
                 Execution.objects.enqueue(task, trigger=Trigger.SCHEDULE, planned_at=moment)
+                continue
+            row = Execution.objects.record_missed(task, moment, reason)
+            missed = row if reason == "misfire" else missed
+        if missed is not None:
+            announce.owe(missed.pk)  # One message, about the newest: nobody wants a hundred.
 
 
 def _why_not(task: ExportTask, moment: datetime, newest: datetime, late: timedelta, grace: timedelta) -> str:
@@ -289,7 +305,7 @@ def set_aside(task: ExportTask) -> None:
         moved = ExportTask.objects.filter(pk=task.pk, next_run_at=task.next_run_at).update(next_run_at=None)
         known = Execution.objects.filter(task=task, scheduled_for=task.next_run_at)
         if moved and task.next_run_at is not None and not known.exists():
-            Execution.objects.record_missed(task, task.next_run_at, "unplannable")
+            announce.owe(Execution.objects.record_missed(task, task.next_run_at, "unplannable").pk)
 
 
 def skip_overlapping(busy: Iterable[int | None]) -> int:

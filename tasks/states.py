@@ -14,12 +14,13 @@ Two unique columns keep runs apart in the database itself, however many schedule
 and `source_slot` (one of max_concurrency places per data source). Both are NULL unless the row is running.
 """
 
+import logging
 import random
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from django.db import IntegrityError, models, transaction
+from django.db import IntegrityError, InterfaceError, OperationalError, models, transaction
 from django.db.models import F, Q
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
@@ -27,6 +28,8 @@ from django.utils.translation import gettext_lazy as _
 if TYPE_CHECKING:
     from datasources.models import DataSource
     from tasks.models import Execution, ExportTask
+
+logger = logging.getLogger(__name__)
 
 
 class Overlap(models.TextChoices):
@@ -255,6 +258,8 @@ class ExecutionQuerySet(models.QuerySet["Execution"]):
                 source_slot=None,
                 **fields,
             )
+            if finished:
+                _announce(execution.pk)
         return bool(finished)
 
     def requeue(self, execution: "Execution", reason: str, *, error: str = "", counts: bool = True) -> bool:
@@ -299,15 +304,30 @@ class ExecutionQuerySet(models.QuerySet["Execution"]):
         if unchanged.requeue(execution, "worker_lost"):
             return True
         cancelled = execution.cancel_requested_at is not None
-        return bool(
-            unchanged.held_by(execution).update(
+        with transaction.atomic():
+            ended = unchanged.held_by(execution).update(
                 status=Status.CANCELLED if cancelled else Status.FAILED,
                 reason="cancelled" if cancelled else "worker_lost",
                 finished_at=timezone.now(),
                 slot_key=None,
                 source_slot=None,
             )
-        )
+            if ended:
+                _announce(execution.pk)
+        return bool(ended)
+
+
+def _announce(execution_id: int) -> None:
+    """Note the messages that this end owes, in the transaction of its UPDATE."""
+    from tasks import announce  # it needs the models, which need this module
+
+    try:
+        with transaction.atomic():
+            announce.owe(execution_id)
+    except (OperationalError, InterfaceError):
+        raise  # The end is stored with its messages, later.
+    except Exception:  # A message that can't be made must not keep a run from ending.
+        logger.exception("execution %s: its messages could not be made", execution_id)
 
 
 def retry_delay(base: float, retries: int) -> float:

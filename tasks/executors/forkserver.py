@@ -21,7 +21,7 @@ from pathlib import Path
 
 from datasources import safety
 from datasources.connectors import connectors
-from tasks import runner
+from tasks import announce, runner  # noqa: F401  # announce: what the end of a run needs
 from tasks.writers import writers
 
 logger = logging.getLogger(__name__)

@@ -32,9 +32,10 @@ def browser(admin: User) -> Client:
 
 def form_of(client: Client, url: str) -> dict[str, Any]:
     """What a browser would send back for the form at `url`, unchanged."""
-    form = client.get(url).context["adminform"].form
+    context = client.get(url).context
+    counts = [field for inline in context["inline_admin_formsets"] for field in inline.formset.management_form]
     data: dict[str, Any] = {}
-    for field in form:
+    for field in [*context["adminform"].form, *counts]:
         value = field.value()
         if value is True:
             data[field.html_name] = "on"
@@ -57,6 +58,11 @@ def test_every_page_opens(browser: Client, language: str) -> None:
         reverse("admin:tasks_exporttask_change", args=[task.pk]),
         reverse("admin:tasks_execution_changelist"),
         reverse("admin:tasks_execution_change", args=[execution.pk]),
+        reverse("admin:notifications_channel_changelist"),
+        reverse("admin:notifications_notificationrule_changelist"),
+        reverse("admin:notifications_notificationrule_add"),
+        reverse("admin:notifications_delivery_changelist"),
+        reverse("admin:tasks_download_changelist"),
         reverse("admin:auth_user_changelist"),
         reverse("admin:auth_user_add"),
         reverse("admin:auth_group_changelist"),

@@ -14,6 +14,7 @@ from tasks.scheduler import Scheduler
 
 PAUSE = 0.5  # seconds between two steps, unless a run ends before
 STOPPING = 10.0  # seconds that exports get to stop before the scheduler leaves them
+SENDING = 20.0  # seconds that messages on their way get to arrive; what is cut off goes out again, marked
 
 
 class Command(ExporterCommand):
@@ -52,10 +53,12 @@ class Command(ExporterCommand):
         self.say(_("Scheduler started, {workers} workers.").format(workers=scheduler.workers))
         while not self.stopping:
             done = scheduler.step()
-            if options["once"] and not done and not scheduler.executor.running:
+            busy = scheduler.executor.running or scheduler.outbox.in_flight
+            if options["once"] and not done and not busy:
                 break
             scheduler.executor.wait(PAUSE)
         self._drain(scheduler)
+        scheduler.outbox.finish(SENDING)
         scheduler.stop()
         self.say(_("Scheduler stopped."))
 

@@ -5,7 +5,10 @@ from django.core.management.base import CommandParser
 from django.utils.translation import gettext as _
 
 from exporter_site.command import ExporterCommand, Failed, WrongUse
+from notifications.outbox import Outbox
+from notifications.states import DeliveryStatus
 from tasks.launch import LaunchError, Request, find_task, known_format, launch, parse_date
+from tasks.models import Execution
 from tasks.progress import ProgressLine, summary
 from tasks.states import Status
 
@@ -52,6 +55,7 @@ def run_and_print(command: ExporterCommand, options: dict[str, Any]) -> None:
         raise Failed(exc) from None
     finally:
         line.end()
+    Outbox(threads=0).deliver_all([execution.pk])  # there may be no scheduler that would
     succeeded = execution.status == Status.SUCCEEDED
     if options["as_json"]:
         from tasks.serializers import ExecutionSerializer  # takes a tenth of the start-up time
@@ -59,8 +63,18 @@ def run_and_print(command: ExporterCommand, options: dict[str, Any]) -> None:
         command.print_json({**ExecutionSerializer(execution).data, "paths": paths})
     elif succeeded:
         command.say(summary(execution, paths))
+    if not options["as_json"]:
+        say_deliveries(command, execution)
     if not succeeded:
         raise Failed(summary(execution, paths))
+
+
+def say_deliveries(command: ExporterCommand, execution: Execution) -> None:
+    """A line for each message of a run: where it goes, and what has become of it."""
+    for delivery in execution.deliveries.order_by("id"):
+        words = f"{delivery.get_status_display()} {delivery.reason_sentence}".strip()
+        line = _("Message to {channel}: {state}").format(channel=delivery.channel_name, state=words)
+        (command.say if delivery.status == DeliveryStatus.SENT else command.stderr.write)(line)
 
 
 class Command(ExporterCommand):

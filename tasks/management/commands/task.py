@@ -11,9 +11,10 @@ from django.utils.translation import gettext as _
 from datasources.connectors.base import ConnectorError
 from exporter_site.command import ExporterCommand, Failed, WrongUse
 from exporter_site.formats import human_duration, human_size
-from tasks import backfill, schedule, transfer
+from notifications.outbox import Outbox
+from tasks import announce, backfill, schedule, transfer
 from tasks.launch import LaunchError, find_task, parse_date, typed_params
-from tasks.management.commands.runtask import add_run_arguments, parse_params, run_and_print
+from tasks.management.commands.runtask import add_run_arguments, parse_params, run_and_print, say_deliveries
 from tasks.models import Execution, ExportTask
 from tasks.preview import preview
 
@@ -21,7 +22,7 @@ SHOWN_CELL = 30  # characters of a cell in `task test`
 
 
 class Command(ExporterCommand):
-    help = "Export tasks: list, execute, test, logs, backfill, cancel, export, import."
+    help = "Export tasks: list, execute, test, logs, backfill, cancel, resend, export, import."
 
     def add_arguments(self, parser: CommandParser) -> None:
         verbs = parser.add_subparsers(dest="verb", required=True)
@@ -47,6 +48,9 @@ class Command(ExporterCommand):
         self.add_json(backfill)
         cancel = verbs.add_parser("cancel", help="stop an execution that is queued or running")
         cancel.add_argument("execution", type=int, metavar="EXECUTION_ID")
+        resend = verbs.add_parser("resend", help="send the messages of an execution again, from the same file")
+        resend.add_argument("execution", type=int, metavar="EXECUTION_ID")
+        resend.add_argument("--all", action="store_true", help="to everybody, not only to those they did not reach")
         export = verbs.add_parser("export", help="all tasks as YAML")
         export.add_argument("file", type=Path, help="a new file, or - for standard output")
         imports = verbs.add_parser("import", help="load tasks from YAML, matched by name")
@@ -134,16 +138,17 @@ class Command(ExporterCommand):
         self.say(done.format(count=len(moments)))
 
     def handle_cancel(self, options: dict[str, Any]) -> None:
-        execution = Execution.objects.filter(pk=options["execution"]).first()
-        if execution is None:
-            raise WrongUse(
-                _("There is no execution {number}. “manage.py task logs” shows them.").format(
-                    number=options["execution"]
-                )
-            )
+        execution = _find_execution(options["execution"])
         if not Execution.objects.request_cancel(execution.pk):
             raise Failed(_("{execution} has already ended.").format(execution=execution))
         self.say(_("{execution} is being cancelled.").format(execution=execution))
+
+    def handle_resend(self, options: dict[str, Any]) -> None:
+        execution = _find_execution(options["execution"])
+        if not announce.resend(execution, everybody=options["all"]):
+            raise Failed(_("Nothing to send: everybody has it, or it is on its way."))
+        Outbox(threads=0).deliver_all([execution.pk])
+        say_deliveries(self, execution)
 
     def handle_export(self, options: dict[str, Any]) -> None:
         text = transfer.dump()
@@ -185,6 +190,13 @@ class Command(ExporterCommand):
                 self.say(f"    + {name}: {after}")
         done = _("{count} tasks would change.") if options["dry_run"] else _("{count} tasks changed.")
         self.say(done.format(count=len(changes)))
+
+
+def _find_execution(number: int) -> Execution:
+    execution = Execution.objects.select_related("task").filter(pk=number).first()
+    if execution is None:
+        raise WrongUse(_("There is no execution {number}. “manage.py task logs” shows them.").format(number=number))
+    return execution
 
 
 def _task_json(task: ExportTask) -> dict[str, Any]:

@@ -1,0 +1,318 @@
+"""Channels, rules and deliveries in the admin."""
+
+from datetime import datetime
+from typing import Any
+
+from django.contrib import admin, messages
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext as _t
+from django.utils.translation import gettext_lazy as _
+from unfold.admin import ModelAdmin
+from unfold.decorators import action, display
+
+from exporter_site.modeladmin import LogAdmin, LogInline, SubmitActionsAdmin
+from notifications import outbox, reasons
+from notifications.forms import PREFIX, RuleForm, channel_form
+from notifications.messages import LINK_MARK, Event
+from notifications.models import Channel, Delivery, NotificationRule
+from notifications.states import DeliveryStatus
+from notifications.transports import transports
+from notifications.transports.base import ROBOT, Verdict
+
+COLOURS = {
+    DeliveryStatus.PENDING.value: "info",
+    DeliveryStatus.SENDING.value: "primary",
+    DeliveryStatus.SENT.value: "success",
+    DeliveryStatus.RETRY.value: "warning",
+    DeliveryStatus.DEAD.value: "danger",
+    DeliveryStatus.CANCELLED.value: "info",
+}
+
+
+def verdict_words(verdict: str) -> str:
+    words = {
+        Verdict.ACCEPTED: _t("delivered"),
+        Verdict.REFUSED: _t("refused"),
+        Verdict.DEFERRED: _t("not now"),
+        Verdict.LIMITED: _t("too many messages"),
+        Verdict.UNKNOWN: _t("no answer, perhaps delivered"),
+    }
+    return words.get(Verdict(verdict), verdict)
+
+
+@admin.register(Channel)
+class ChannelAdmin(SubmitActionsAdmin):
+    list_display = ("name", "kind_shown", "active_shown", "updated_at")
+    list_filter = ("kind", "is_active")
+    search_fields = ("name",)
+    actions = ("send_tests",)
+    actions_submit_line = ("save_and_test",)
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Channel]:
+        Channel.objects.of_config()  # The robot of config.yaml is seen before it is first used.
+        queryset: QuerySet[Channel] = super().get_queryset(request)
+        return queryset.filter(task=None, user=None)
+
+    def add_view(self, request: HttpRequest, form_url: str = "", extra_context: Any = None) -> HttpResponse:
+        """First the kind, then the form with the settings of that kind."""
+        if request.GET.get("kind", "") in transports:
+            return super().add_view(request, form_url, extra_context)  # type: ignore[no-any-return]
+        context = {
+            **self.admin_site.each_context(request),
+            "title": _("Which kind of channel?"),
+            "opts": self.model._meta,
+            "kinds": transports.choices(),
+        }
+        return TemplateResponse(request, "admin/notifications/channel/choose_kind.html", context)
+
+    def _kind(self, request: HttpRequest, obj: Channel | None) -> str:
+        return obj.kind if obj is not None else request.GET.get("kind", "")
+
+    def get_form(self, request: HttpRequest, obj: Channel | None = None, change: bool = False, **kwargs: Any) -> Any:
+        if self._kind(request, obj) not in transports:
+            return super().get_form(request, obj, change, **kwargs)
+        # As declared: modelform_factory would look for the settings among the model's fields.
+        return channel_form(self._kind(request, obj))
+
+    def get_fieldsets(self, request: HttpRequest, obj: Channel | None = None) -> Any:
+        kind = self._kind(request, obj)
+        names = [PREFIX + setting.name for setting in transports.get(kind).fields] if kind in transports else []
+        if obj is not None and obj.config_managed:
+            return [(None, {"fields": ("name", "kind_shown", "is_active")})]
+        return [(None, {"fields": ("name", "is_active")}), (transports.label(kind), {"fields": names})]
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Channel | None = None) -> tuple[str, ...]:
+        return ("kind_shown",)
+
+    def has_change_permission(self, request: HttpRequest, obj: Channel | None = None) -> bool:
+        if obj is not None and obj.config_managed:
+            return False
+        return bool(super().has_change_permission(request, obj))
+
+    def has_delete_permission(self, request: HttpRequest, obj: Channel | None = None) -> bool:
+        if obj is not None and obj.config_managed:
+            return False
+        return bool(super().has_delete_permission(request, obj))
+
+    @display(description=_("kind"), ordering="kind")
+    def kind_shown(self, channel: Channel) -> str:
+        kind = transports.label(channel.kind)
+        return _t("{kind} · config-managed").format(kind=kind) if channel.config_managed else str(kind)
+
+    @display(description=_("active"), boolean=True, ordering="is_active")
+    def active_shown(self, channel: Channel) -> bool:
+        return channel.is_active
+
+    @action(description=_("Send a test message"), permissions=["view"])
+    def send_tests(self, request: HttpRequest, queryset: QuerySet[Channel]) -> None:
+        if not request.user.has_perm("notifications.change_channel"):
+            messages.error(request, _t("You may not send test messages."))
+            return
+        for channel in queryset:
+            self._test(request, channel)
+
+    @action(description=_("Save and send a test message"))
+    def save_and_test(self, request: HttpRequest, obj: Channel) -> None:
+        self._test(request, obj)
+
+    def _test(self, request: HttpRequest, channel: Channel) -> None:
+        for name, answer in outbox.send_test(channel).items():
+            whom = "" if name in ("", ROBOT) else f" {name}"
+            if answer.verdict == Verdict.ACCEPTED:
+                messages.success(
+                    request, _t("“{name}”{whom}: the test message was sent.").format(name=channel, whom=whom)
+                )
+            else:
+                words = f"{reasons.sentence(answer.reason)} {reasons.remedy(answer.reason)} {answer.text}".strip()
+                messages.error(request, f"{channel}{whom}: {words}")
+
+
+@admin.register(NotificationRule)
+class NotificationRuleAdmin(ModelAdmin):  # type: ignore[misc]
+    form = RuleForm
+    list_display = ("channel", "task_shown", "events_shown")
+    list_select_related = ("channel", "task")
+    fields = ("task", "channel", "events", "template")
+    autocomplete_fields = ("task",)
+
+    @display(description=_("task"), ordering="task")
+    def task_shown(self, rule: NotificationRule) -> str:
+        return str(rule.task) if rule.task else _t("every task")
+
+    @display(description=_("events"))
+    def events_shown(self, rule: NotificationRule) -> str:
+        return event_words(rule.events) or _t("none")
+
+
+def event_words(events: list[str]) -> str:
+    return ", ".join(str(Event(event).label) for event in events if event in Event)
+
+
+@admin.register(Delivery)
+class DeliveryAdmin(LogAdmin):
+    list_display = ("id", "task_shown", "event_shown", "channel_name", "state", "recipients_short", "next_shown")
+    list_filter = ("status", "event", "possibly_duplicate")
+    search_fields = ("channel_name", "execution__task_name")
+    list_select_related = ("execution",)
+    show_full_result_count = False
+    actions = ("send_again", "send_again_to_everybody", "cancel")
+    fieldsets = (
+        (None, {"fields": ("task_shown", "event_shown", "channel_name", "state_shown", "reason_shown", "error_shown")}),
+        (_("Recipients"), {"fields": ("recipients_shown",)}),
+        (_("Message"), {"fields": ("title_shown", "text_shown", "files_shown")}),
+        (
+            _("Details"),
+            {
+                "fields": (
+                    ("created_at", "finished_at", "next_shown"),
+                    ("attempt", "tries"),
+                    "possibly_duplicate",
+                    "merged",
+                )
+            },
+        ),
+    )
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Delivery | None = None) -> tuple[str, ...]:
+        names: list[str] = []
+        for _title, options in self.fieldsets:
+            for row in options["fields"]:
+                names += (row,) if isinstance(row, str) else row
+        return tuple(names)
+
+    @display(description=_("execution"))
+    def task_shown(self, delivery: Delivery) -> SafeString:
+        url = reverse("admin:tasks_execution_change", args=[delivery.execution_id])
+        return format_html('<a href="{}" class="underline">{}</a>', url, delivery.execution)
+
+    @display(description=_("event"), ordering="event")
+    def event_shown(self, delivery: Delivery) -> str:
+        return str(delivery.get_event_display())
+
+    @display(description=_("state"), label=COLOURS, ordering="status")
+    def state(self, delivery: Delivery) -> tuple[str, str]:
+        return delivery.status, state_words(delivery)
+
+    @display(description=_("state"))
+    def state_shown(self, delivery: Delivery) -> str:
+        return state_words(delivery)
+
+    @display(description=_("recipients"))
+    def recipients_short(self, delivery: Delivery) -> str:
+        if not delivery.recipients or ROBOT in delivery.recipients:
+            return "-"
+        return f"{len(delivery.reached)}/{len(delivery.recipients)}"
+
+    @display(description=_("next try"))
+    def next_shown(self, delivery: Delivery) -> str:
+        if delivery.is_finished:
+            return "-"
+        return timezone.localtime(delivery.next_at).strftime("%Y-%m-%d %H:%M:%S")
+
+    @display(description=_("reason"))
+    def reason_shown(self, delivery: Delivery) -> str:
+        return delivery.reason_sentence or "-"
+
+    @display(description=_("message of the server"))
+    def error_shown(self, delivery: Delivery) -> str | SafeString:
+        return format_html('<pre class="exporter-code">{}</pre>', delivery.error) if delivery.error else "-"
+
+    @display(description=_("recipients"))
+    def recipients_shown(self, delivery: Delivery) -> str | SafeString:
+        return recipient_lines(delivery) or "-"
+
+    @display(description=_("title"))
+    def title_shown(self, delivery: Delivery) -> str:
+        return str(delivery.payload["title"])
+
+    @display(description=_("text"))
+    def text_shown(self, delivery: Delivery) -> SafeString:
+        facts = "\n".join(f"{label}: {value}" for label, value in delivery.payload["facts"])
+        text = delivery.payload["text"].replace(LINK_MARK, _t("(link)")) or facts
+        return format_html('<pre class="exporter-code">{}</pre>', text)
+
+    @display(description=_("files"))
+    def files_shown(self, delivery: Delivery) -> str:
+        return ", ".join(file["name"] for file in delivery.payload["files"]) or "-"
+
+    @action(description=_("Send again to those it did not reach"), permissions=["operate"])
+    def send_again(self, request: HttpRequest, queryset: QuerySet[Delivery]) -> None:
+        self._resend(request, queryset, everybody=False)
+
+    @action(description=_("Send again to everybody"), permissions=["operate"])
+    def send_again_to_everybody(self, request: HttpRequest, queryset: QuerySet[Delivery]) -> None:
+        self._resend(request, queryset, everybody=True)
+
+    def _resend(self, request: HttpRequest, queryset: QuerySet[Delivery], *, everybody: bool) -> None:
+        count = sum(Delivery.objects.resend(delivery, everybody=everybody) for delivery in queryset)
+        say_resent(request, count)
+
+    @action(description=_("Cancel"), permissions=["operate"])
+    def cancel(self, request: HttpRequest, queryset: QuerySet[Delivery]) -> None:
+        count = sum(Delivery.objects.cancel(delivery.pk) for delivery in queryset)
+        messages.success(request, _t("{count} messages cancelled.").format(count=count))
+
+    def has_operate_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("tasks.change_exporttask")
+
+
+def say_resent(request: HttpRequest, count: int) -> None:
+    if count:
+        messages.success(request, _t("{count} messages are sent again.").format(count=count))
+    else:
+        messages.warning(request, _t("Nothing to send: everybody has it, or it is on its way."))
+
+
+def state_words(delivery: Delivery) -> str:
+    words = [_t("partly delivered") if delivery.is_partial else str(delivery.get_status_display())]
+    words += [_t("in a digest")] * delivery.merged + [_t("possibly sent twice")] * delivery.possibly_duplicate
+    return " · ".join(words)
+
+
+def recipient_lines(delivery: Delivery) -> str | SafeString:
+    """A line for each recipient: who, what became of it, when, and why."""
+    lines = (
+        (
+            delivery.channel_name if name in ("", ROBOT) else name,
+            verdict_words(entry["verdict"]),
+            timezone.localtime(datetime.fromisoformat(entry["at"])).strftime("%m-%d %H:%M:%S"),
+            reasons.sentence(entry["reason"]) if entry["reason"] else "",
+            entry["text"],
+        )
+        for name, entry in delivery.recipients.items()
+    )
+    return format_html_join("", "{} · {} · {} {} {}<br>", lines)
+
+
+class DeliveryInline(LogInline):
+    """The messages of a run, on its page."""
+
+    model = Delivery
+    fields = readonly_fields = ("where", "event_words", "state", "recipients_shown", "reason_shown")
+
+    @display(description=_("channel"))
+    def where(self, delivery: Delivery) -> SafeString:
+        url = reverse("admin:notifications_delivery_change", args=[delivery.pk])
+        return format_html('<a href="{}" class="underline">{}</a>', url, delivery.channel_name)
+
+    @display(description=_("event"))
+    def event_words(self, delivery: Delivery) -> str:
+        return str(delivery.get_event_display())
+
+    @display(description=_("state"))
+    def state(self, delivery: Delivery) -> str:
+        return state_words(delivery)
+
+    @display(description=_("recipients"))
+    def recipients_shown(self, delivery: Delivery) -> str | SafeString:
+        return recipient_lines(delivery) or "-"
+
+    @display(description=_("reason"))
+    def reason_shown(self, delivery: Delivery) -> str:
+        return delivery.reason_sentence or "-"

@@ -1,0 +1,225 @@
+"""Which messages the end of a run owes, and what is in them.
+
+owe() belongs into the transaction that stores the end: either both are there afterwards, or neither. From then on the
+messages are the outbox's (notifications/outbox.py), which knows nothing of tasks.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from django.conf import settings
+from django.db.models import Q
+from django.utils import translation
+from django.utils.translation import gettext as _
+
+from exporter_site.formats import human_duration, human_size
+from notifications import messages
+from notifications.messages import LINK_MARK, Event
+from notifications.models import Channel, Delivery, NotificationRule
+from tasks.models import DownloadLink, Execution, ExportTask, OnEmpty
+from tasks.states import Status
+
+FAILED = (Status.FAILED, Status.TIMED_OUT)
+BAD = (*FAILED, Status.MISSED)
+FOR_THE_OWNER = (Event.FAILURE, Event.MISSED, Event.RECOVERED)
+LONGEST_ERROR = 500  # characters of the raw error in a message
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    channel: Channel
+    events: frozenset[str]
+    template: str = ""
+
+
+@dataclass(slots=True)
+class _Targets:
+    found: dict[int, Target] = field(default_factory=dict)
+
+    def add(self, channel: Channel | None, events: Any, template: str = "") -> None:
+        """The first word about a channel holds."""
+        if channel is not None and channel.pk not in self.found:
+            self.found[channel.pk] = Target(channel, frozenset(events), template)
+
+
+def owe(execution_id: int) -> None:
+    """Note the messages that the end of this run owes. Its row must be in its end state already."""
+    execution = Execution.objects.select_related("task", "task__owner").filter(pk=execution_id).first()
+    if execution is None or execution.task is None or not execution.notify:
+        return
+    events = _events_of(execution)
+    if not events:
+        return
+    with translation.override(settings.LANGUAGE_CODE):
+        targets = list(targets_of(execution.task))
+        alerts = _alerts(execution.task, targets)
+        owed = []
+        for target in targets:
+            event = next((event for event in events if event in target.events), None)
+            if event is not None:
+                owed.append((event, target))
+        if not owed:
+            return
+        link = _link_of(execution)
+        for event, target in owed:
+            payload = payload_of(execution, event, target.template, target.channel.transport_class.markup, link)
+            payload["alerts"] = alerts
+            Delivery.objects.owe(execution.pk, event, target.channel, payload)
+
+
+def _events_of(execution: Execution) -> list[Event]:
+    """What has happened, the most telling word first: a channel gets the first one that it wants to hear."""
+    if execution.status in FAILED:
+        return [Event.FAILURE]
+    if execution.status == Status.MISSED:
+        return [Event.MISSED]
+    if execution.status != Status.SUCCEEDED:
+        return []
+    task = execution.task
+    assert task is not None
+    empty = execution.rows_count == 0
+    if empty and task.on_empty == OnEmpty.SILENT:
+        return []
+    what = Event.EMPTY if empty else Event.SUCCESS
+    return [Event.RECOVERED, what] if _was_failing(execution) else [what]
+
+
+def _was_failing(execution: Execution) -> bool:
+    known = Execution.objects.filter(task=execution.task_id, status__in=(Status.SUCCEEDED, *BAD))
+    before = known.exclude(pk=execution.pk).order_by("-finished_at", "-id").values_list("status", flat=True).first()
+    return before in BAD
+
+
+def targets_of(task: ExportTask) -> Iterator[Target]:
+    """The channels that hear of `task`, each once: by its own rules, by rules for every task, by what it names itself,
+    by config.yaml, and its owner when something is wrong."""
+    targets = _Targets()
+    rules = NotificationRule.objects.filter(Q(task=task) | Q(task=None), channel__is_active=True)
+    for rule in sorted(rules.select_related("channel"), key=lambda rule: rule.task_id is None):
+        targets.add(rule.channel, rule.events, rule.template)
+    if task.dingtalk_webhook:
+        targets.add(Channel.objects.of_task(task, "dingtalk"), Event.values, task.dingtalk_message_template)
+    else:
+        targets.add(Channel.objects.of_config(), Event.values, task.dingtalk_message_template)
+    if task.email_recipients:
+        targets.add(Channel.objects.of_task(task, "email"), Event.values)
+    owner = task.owner
+    if owner is not None and owner.is_active and owner.email and owner.email not in task.email_recipients:
+        targets.add(Channel.objects.of_user(owner), FOR_THE_OWNER)
+    return iter(targets.found.values())
+
+
+def _alerts(task: ExportTask, targets: list[Target]) -> list[int]:
+    """The channels that may say that a message did not arrive, best first: the owner's, then the task's others."""
+    owner = task.owner
+    own = [Channel.objects.of_user(owner).pk] if owner is not None and owner.is_active and owner.email else []
+    return list(dict.fromkeys([*own, *(target.channel.pk for target in targets)]))
+
+
+def _link_of(execution: Execution) -> int | None:
+    return DownloadLink.objects.issue(execution).pk if _has_file(execution) else None
+
+
+def _has_file(execution: Execution) -> bool:
+    """Whether messages may offer the file."""
+    if not execution.paths():
+        return False
+    return execution.rows_count != 0 or execution.task is None or execution.task.on_empty == OnEmpty.SEND
+
+
+def payload_of(execution: Execution, event: str, template: str, markup: str, link: int | None) -> dict[str, Any]:
+    """What is stored of a message: no secret, and the file's address only as a mark."""
+    values = values_of(execution)
+    if link is None:
+        values["download_url"] = ""
+    files = execution.files if link is not None else []
+    return {
+        **messages.render(event, values, template, markup, execution.pk),
+        "number": execution.pk,
+        "task": execution.task_name,
+        "link": link,
+        "files": [
+            {"path": part["path"], "name": part["path"].rpartition("/")[2], "size": part["size"]} for part in files
+        ],
+        "data": {
+            "event": str(event),
+            "execution": execution.pk,
+            "task": execution.task_name,
+            "status": execution.status,
+            "reason": execution.reason,
+            "scheduled_for": execution.planned_at.isoformat(),
+            "started_at": execution.started_at.isoformat() if execution.started_at else None,
+            "finished_at": execution.finished_at.isoformat() if execution.finished_at else None,
+            "rows_count": execution.rows_count,
+            "file_size": execution.file_size,
+            "files": [
+                {"name": part["path"].rpartition("/")[2], "size": part["size"], "sha256": part["sha256"]}
+                for part in files
+            ],
+        },
+    }
+
+
+def values_of(execution: Execution) -> dict[str, str]:
+    """The variables of templates for a run, as texts in the older system's forms."""
+    zone = ZoneInfo(execution.task.timezone if execution.task else settings.TIME_ZONE)
+
+    def local(moment: Any) -> str:
+        return moment.astimezone(zone).strftime("%Y-%m-%d %H:%M:%S") if moment else ""
+
+    return {
+        "task_name": execution.task_name,
+        "execution_time": local(execution.started_at),
+        "rows_count": f"{execution.rows_count:,}" if execution.rows_count is not None else "",
+        "file_size": human_size(execution.file_size) if execution.file_size is not None else "",
+        "duration": human_duration(execution.duration_seconds) if execution.duration_seconds is not None else "",
+        "filename": execution.filename,
+        "download_url": LINK_MARK,
+        "status": str(execution.get_status_display()),
+        "error": _error_of(execution),
+        "scheduled_for": _planned(execution, local),
+    }
+
+
+def _planned(execution: Execution, local: Any) -> str:
+    if execution.occurrences == 1:
+        return str(local(execution.planned_at))
+    return _("{last} and {count} times before").format(
+        last=local(execution.planned_at), count=execution.occurrences - 1
+    )
+
+
+def _error_of(execution: Execution) -> str:
+    if not execution.reason:
+        return ""
+    words = f"{execution.reason_sentence} {execution.reason_remedy}".strip()
+    raw = " ".join(execution.error.split())
+    return f"{words} ({raw[:LONGEST_ERROR]})" if raw and raw not in words else words
+
+
+def resend(execution: Execution, *, everybody: bool = False) -> list[Delivery]:
+    """Send the messages of a run once more, from the same file: to those they did not reach, or to `everybody`.
+
+    Returns the deliveries that go out again. No query runs, and no new file is made.
+    """
+    with translation.override(settings.LANGUAGE_CODE):
+        link = _link_of(execution)
+        again = []
+        for delivery in execution.deliveries.select_related("channel"):
+            if Delivery.objects.resend(delivery, everybody=everybody):
+                payload = {**delivery.payload, "link": link}
+                Delivery.objects.filter(pk=delivery.pk).update(payload=payload)
+                again.append(delivery)
+        return again
+
+
+def preview(task: ExportTask, template: str, event: str = Event.SUCCESS) -> dict[str, str]:
+    """{"title", "text"} as readers would get it, from the last run that fits or from an example."""
+    wanted = BAD if event in (Event.FAILURE, Event.MISSED) else (Status.SUCCEEDED,)
+    last = Execution.objects.filter(task=task, status__in=wanted).first() if task.pk else None
+    values = values_of(last) if last else messages.sample_values() | {"task_name": task.name}
+    rendered = messages.render(event, values, template, messages.MARKDOWN, last.pk if last else 1)
+    example = messages.sample_values()["download_url"]
+    return {"title": rendered["title"], "text": rendered["text"].replace(LINK_MARK, example)}

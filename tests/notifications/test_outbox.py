@@ -1,0 +1,333 @@
+"""The outbox against a real mail server: its log of what it accepted is the judge."""
+
+import threading
+from collections import Counter
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.conf import LazySettings
+from django.db import connection
+from django.utils import timezone
+
+from notifications import outbox
+from notifications.models import Arrival, Channel, Delivery
+from notifications.outbox import Outbox
+from notifications.states import DeliveryStatus
+from tasks import announce, files
+from tasks.models import Execution
+from tasks.states import Status
+from tests.factories import make_execution, make_task, make_user
+from tests.servers.mail import Fault, MailServer, configure, read
+
+pytestmark = pytest.mark.django_db
+
+A, B, C = "a@example.com", "b@example.com", "c@example.com"
+
+
+@pytest.fixture(autouse=True)
+def _own_directories(settings: LazySettings, tmp_path: Path) -> None:
+    export = settings.CONFIG.export.model_copy(update={"output_dir": tmp_path / "exports"})
+    web = settings.CONFIG.web.model_copy(update={"public_url": "https://reports.example.com"})
+    settings.CONFIG = settings.CONFIG.model_copy(update={"export": export, "web": web})
+
+
+def run_ended(status: Status = Status.SUCCEEDED, size: int = 5, **fields: Any) -> Execution:
+    """A run of a new task (`fields` of it) that has just ended; when it succeeded, with a file of `size` bytes."""
+    execution = Execution.objects.claim(make_execution(make_task(**fields)).pk, worker="a:1:b")
+    assert execution is not None
+    figures: dict[str, Any] = {"reason": "sql_error"}
+    if status == Status.SUCCEEDED:
+        place = files.output_root() / "2026-11" / f"{execution.pk}-1"
+        place.mkdir(parents=True)
+        (place / "每日订单.xlsx").write_bytes(b"x" * size)
+        part = {"path": f"2026-11/{execution.pk}-1/每日订单.xlsx", "rows": 3, "size": size, "sha256": "ab"}
+        figures = {"files": [part], "filename": "每日订单.xlsx", "rows_count": 3, "file_size": size}
+    assert Execution.objects.finish(execution, status, **figures)
+    return Execution.objects.get(pk=execution.pk)
+
+
+def deliver() -> int:
+    """Send what is due, as if all delays had passed. Returns how many messages."""
+    Delivery.objects.waiting().update(next_at=timezone.now())
+    box, count = Outbox(threads=0), 0
+    while sent := box.deliver():
+        count += sent
+    return count
+
+
+def mails_to(server: MailServer) -> Counter[str]:
+    return Counter(address for mail in server.log.mails for address in mail.recipients)
+
+
+class TestPerRecipient:
+    def test_each_gets_what_its_server_says(self, settings: LazySettings) -> None:
+        """a@ accepted, b@ not now, c@ never."""
+        with MailServer() as server:
+            configure(settings, server, retry_attempts=3, retry_delay=30)
+            server.say(B, *["451 4.2.0 try later"] * 3)
+            server.say(C, "550 5.1.1 no such user")
+            execution = run_ended(email_recipients=[A, B, C])
+            for _round in range(6):
+                deliver()
+            assert mails_to(server) == {A: 1}
+            assert Counter(asked.address for asked in server.log.recipients) == {A: 1, B: 3, C: 1}
+            row = Delivery.objects.get()
+            assert row.status == DeliveryStatus.DEAD
+            assert row.is_partial
+            assert Arrival.of(execution.deliveries.all()) == Arrival.SOME
+            assert {name: entry["tries"] for name, entry in row.recipients.items()} == {A: 1, B: 3, C: 1}
+            assert row.recipients[C]["reason"] == "recipient_refused"
+
+            executions = Execution.objects.count()
+            announce.resend(execution)
+            deliver()
+            assert mails_to(server) == {A: 1, B: 1, C: 1}
+            assert Arrival.of(execution.deliveries.all()) == Arrival.ALL
+            assert Execution.objects.count() == executions
+
+    def test_the_next_try_is_at_the_configured_delay(self, settings: LazySettings) -> None:
+        with MailServer() as server:
+            configure(settings, server, retry_delay=77)
+            server.say(B, "451 4.2.0 try later")
+            run_ended(email_recipients=[A, B])
+            before = timezone.now()
+            assert Outbox(threads=0).deliver() == 1
+            row = Delivery.objects.get()
+            assert row.status == DeliveryStatus.RETRY
+            assert timedelta(seconds=76) < row.next_at - before < timedelta(seconds=80)
+            assert Outbox(threads=0).deliver() == 0
+            deliver()
+            assert mails_to(server) == {A: 1, B: 1}
+
+    def test_a_mail_server_that_is_away_gets_the_same_tries(self, settings: LazySettings) -> None:
+        with MailServer() as server:
+            configure(settings, server, retry_attempts=2)
+        execution = run_ended(email_recipients=[A])
+        for _round in range(3):
+            deliver()
+        row = Delivery.objects.get()
+        assert (row.status, row.tries, row.reason) == (DeliveryStatus.DEAD, 2, "unreachable")
+        assert Arrival.of(execution.deliveries.all()) == Arrival.NONE
+
+
+class TestLostAnswers:
+    def test_it_goes_out_once_more_with_the_same_number_and_says_so(self, settings: LazySettings) -> None:
+        with MailServer() as server:
+            configure(settings, server)
+            server.say("BODY", Fault.CUT)
+            run_ended(email_recipients=[A])
+            deliver()
+            row = Delivery.objects.get()
+            assert (row.status, row.answer_lost, row.possibly_duplicate) == (DeliveryStatus.RETRY, True, False)
+            deliver()
+            row.refresh_from_db()
+            assert (row.status, row.possibly_duplicate) == (DeliveryStatus.SENT, True)
+            numbers = {
+                line for mail in server.log.mails for line in mail.content.split(b"\r\n") if b"Message-ID" in line
+            }
+            assert len(server.log.mails) == 2
+            assert len(numbers) == 1
+
+    def test_not_more_than_once_more(self, settings: LazySettings) -> None:
+        with MailServer() as server:
+            configure(settings, server, retry_attempts=5)
+            server.say("BODY", *[Fault.CUT] * 5)
+            run_ended(email_recipients=[A])
+            for _round in range(5):
+                deliver()
+            assert len(server.log.mails) == 2
+            row = Delivery.objects.get()
+            assert (row.status, row.reason) == (DeliveryStatus.DEAD, "answer_lost")
+
+    def test_a_sender_that_died_is_replaced(self, settings: LazySettings) -> None:
+        with MailServer() as server:
+            configure(settings, server)
+            run_ended(email_recipients=[A])
+            row = Delivery.objects.get()
+            assert Delivery.objects.claim([row], worker="elsewhere:1:another")
+            box = Outbox(threads=0)
+            assert box.reap() == 0  # It may live.
+            box._seen = {pk: (state, since - outbox.LEASE) for pk, (state, since) in box._seen.items()}
+            assert box.reap() == 1
+            deliver()
+            row.refresh_from_db()
+            assert (row.status, row.possibly_duplicate) == (DeliveryStatus.SENT, True)
+            assert mails_to(server) == {A: 1}
+
+    def test_a_sender_that_lives_is_not_replaced(self) -> None:
+        run_ended(email_recipients=[A])
+        row = Delivery.objects.get()
+        assert Delivery.objects.claim([row], worker="elsewhere:1:another")
+        box = Outbox(threads=0)
+        box.reap()
+        box._seen = {pk: (state, since - outbox.LEASE) for pk, (state, since) in box._seen.items()}
+        Delivery.objects.beat([row])
+        assert box.reap() == 0
+
+    def test_a_sender_that_was_replaced_stores_nothing(self) -> None:
+        run_ended(email_recipients=[A])
+        stale = Delivery.objects.get()
+        assert Delivery.objects.claim([stale], worker="elsewhere:1:another")
+        assert Delivery.objects.take_back(stale)
+        assert not Delivery.objects.settle(stale, DeliveryStatus.SENT)
+
+    def test_a_message_that_kills_its_senders_has_an_end(self) -> None:
+        run_ended(email_recipients=[A])
+        for _sender in range(20):
+            row = Delivery.objects.get()
+            if row.is_finished:
+                break
+            assert Delivery.objects.claim([row], worker="elsewhere:1:another")
+            assert Delivery.objects.take_back(row)
+        assert (row.status, row.reason, row.tries) == (DeliveryStatus.DEAD, "worker_lost", 10)
+
+
+class TestAttachments:
+    def test_a_file_goes_along_with_its_name(self, settings: LazySettings) -> None:
+        with MailServer() as server:
+            configure(settings, server)
+            run_ended(email_recipients=[A], size=1000)
+            deliver()
+            text, attached = read(server.log.mails[0])
+            assert attached == ["每日订单.xlsx"]
+            assert "https://reports.example.com/d/" in text
+
+    def test_one_too_large_becomes_a_link_and_the_reason(self, settings: LazySettings) -> None:
+        with MailServer() as server:
+            configure(settings, server)
+            run_ended(email_recipients=[A], size=30 * 1024 * 1024)
+            deliver()
+            [mail] = server.log.mails
+            assert len(mail.content) < 20_000
+            text, attached = read(mail)
+            assert "每日订单.xlsx" in text
+            assert "25.0MB" in text
+            assert "https://reports.example.com/d/" in text
+            assert attached == []
+
+    def test_a_file_that_is_gone_is_not_promised(self, settings: LazySettings) -> None:
+        with MailServer() as server:
+            configure(settings, server)
+            execution = run_ended(email_recipients=[A])
+            for path in execution.paths():
+                path.unlink()
+            deliver()
+            text, attached = read(server.log.mails[0])
+            assert attached == []
+            assert "不再保留" in text
+
+
+class TestWarnings:
+    """A message that did not arrive is itself announced."""
+
+    def test_another_channel_says_so(self, settings: LazySettings) -> None:
+        with MailServer() as server:
+            configure(settings, server)
+            server.say(B, "550 5.1.1 no such user")
+            owner = make_user(email="owner@example.com")
+            execution = run_ended(email_recipients=[B], owner=owner, name="每日订单")
+            deliver()
+            assert mails_to(server) == {"owner@example.com": 1}
+            warning = Delivery.objects.get(event="undelivered")
+            assert warning.execution == execution
+            assert "每日订单" in warning.payload["title"]
+            assert B in str(warning.payload["facts"])
+            # It is no message of the run, and none about itself follows.
+            assert Arrival.of(execution.deliveries.all()) == Arrival.NONE
+            deliver()
+            assert Delivery.objects.count() == 2
+
+    def test_a_warning_that_does_not_arrive_is_not_announced(self, settings: LazySettings) -> None:
+        with MailServer() as server:
+            configure(settings, server)
+            for address in (B, "owner@example.com"):
+                server.say(address, "550 5.1.1 no such user")
+            run_ended(email_recipients=[B], owner=make_user(email="owner@example.com"))
+            for _round in range(3):
+                deliver()
+            assert Delivery.objects.count() == 2
+
+
+class TestChannels:
+    def test_what_a_channel_lacks_is_said(self, settings: LazySettings) -> None:
+        channel = Channel.objects.create(name="群", kind="dingtalk")
+        execution = run_ended()
+        payload = announce.payload_of(execution, "success", "", "markdown", None)
+        Delivery.objects.owe(execution.pk, "success", channel, payload)
+        deliver()
+        row = Delivery.objects.get()
+        assert (row.status, row.reason) == (DeliveryStatus.DEAD, "not_configured")
+
+    def test_a_channel_that_was_mended_serves_at_once(self, settings: LazySettings) -> None:
+        with MailServer() as server:
+            configure(settings, server)
+            channel = Channel.objects.create(name="名单", kind="email")
+            execution = run_ended()
+            Delivery.objects.owe(
+                execution.pk, "success", channel, announce.payload_of(execution, "success", "", "plain", None)
+            )
+            deliver()
+            channel.set_settings({"recipients": [A]})
+            channel.save()
+            announce.resend(execution)
+            deliver()
+            assert mails_to(server) == {A: 1}
+
+    def test_a_deleted_channel_leaves_its_record(self) -> None:
+        channel = Channel.objects.create(name="名单", kind="email")
+        execution = run_ended()
+        Delivery.objects.owe(
+            execution.pk, "success", channel, announce.payload_of(execution, "success", "", "plain", None)
+        )
+        channel.delete()
+        deliver()
+        row = Delivery.objects.get()
+        assert (row.status, row.reason, row.channel_name) == (DeliveryStatus.DEAD, "channel_deleted", "名单")
+
+    def test_a_test_message_arrives(self, settings: LazySettings) -> None:
+        with MailServer() as server:
+            configure(settings, server)
+            channel = Channel(name="名单", kind="email")
+            channel.set_settings({"recipients": [A]})
+            channel.save()
+            answers = outbox.send_test(channel)
+            assert [str(answer.verdict) for answer in answers.values()] == ["accepted"]
+            assert mails_to(server) == {A: 1}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_eight_threads_send_each_message_once(settings: LazySettings) -> None:
+    with MailServer() as server:
+        configure(settings, server)
+        for _number in range(20):
+            run_ended(email_recipients=[A])
+
+        def work() -> None:
+            box = Outbox(threads=0)
+            while box.deliver():
+                pass
+            connection.close()
+
+        threads = [threading.Thread(target=work) for _number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert Counter(row.status for row in Delivery.objects.all()) == {DeliveryStatus.SENT: 20}
+        assert mails_to(server) == {A: 20}
+        assert not Delivery.objects.filter(possibly_duplicate=True).exists()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_pool_sends_several_at_once(settings: LazySettings) -> None:
+    with MailServer() as server:
+        configure(settings, server)
+        for _number in range(10):
+            run_ended(email_recipients=[A])
+        box = Outbox(threads=4)
+        while box.deliver() or box.in_flight:
+            box.finish(10)
+        box.close()
+        assert mails_to(server) == {A: 10}
