@@ -38,6 +38,7 @@ class DeliveryStatus(models.TextChoices):
 
 WAITING = (DeliveryStatus.PENDING, DeliveryStatus.RETRY)
 OPEN = (*WAITING, DeliveryStatus.SENDING)
+LATELY = timedelta(days=1)
 MOST_LOST = 10  # senders that died over one message
 
 
@@ -67,6 +68,10 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
     def due(self) -> "DeliveryQuerySet":
         """Those that may be sent now, oldest first."""
         return self.waiting().filter(next_at__lte=timezone.now()).order_by("id")
+
+    def undelivered(self) -> "DeliveryQuerySet":
+        """Those that were given up lately."""
+        return self.filter(status=DeliveryStatus.DEAD, finished_at__gt=timezone.now() - LATELY)
 
     def sending(self) -> "DeliveryQuerySet":
         return self.filter(status=DeliveryStatus.SENDING)

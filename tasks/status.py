@@ -12,6 +12,7 @@ from django.utils.translation import gettext as _
 
 from datasources.models import DataSource
 from exporter_site.formats import human_size
+from notifications.models import Delivery
 from tasks import files
 from tasks.models import Execution, ExportTask, Pause, SchedulerProcess
 from tasks.states import ExecutionQuerySet, Status
@@ -39,10 +40,12 @@ class SystemStatus:
     today: dict[str, int]
     next_run: NextRun | None
     disk_free: int
+    waiting: int  # messages
+    undelivered: int  # messages that were given up since yesterday
 
     def problems(self) -> list[str]:
         """What somebody must do something about, in words; empty when all is well."""
-        return _problems(alive=bool(self.schedulers), disk_free=self.disk_free)
+        return _problems(alive=bool(self.schedulers), disk_free=self.disk_free, undelivered=self.undelivered)
 
     def lines(self) -> Iterator[str]:
         for scheduler in self.schedulers:
@@ -61,6 +64,9 @@ class SystemStatus:
         yield _("Executions: {running} running, {queued} queued").format(running=self.running, queued=self.queued)
         ended = sum(self.today.get(status, 0) for status in (Status.SUCCEEDED, *ENDED_BADLY))
         yield _("Today: {good} of {ended} succeeded").format(good=self.today.get(Status.SUCCEEDED, 0), ended=ended)
+        yield _("Messages: {waiting} waiting, {undelivered} not delivered since yesterday").format(
+            waiting=self.waiting, undelivered=self.undelivered
+        )
         if self.next_run:
             yield _("Next run: {when} “{task}”").format(when=local(self.next_run.at), task=self.next_run.task)
         else:
@@ -82,6 +88,8 @@ class SystemStatus:
             "today": self.today,
             "next_run": {"task": self.next_run.task, "at": self.next_run.at} if self.next_run else None,
             "disk_free": self.disk_free,
+            "messages_waiting": self.waiting,
+            "messages_undelivered": self.undelivered,
         }
 
 
@@ -101,6 +109,8 @@ def system() -> SystemStatus:
         today=today,
         next_run=NextRun(first.name, first.next_run_at) if first and first.next_run_at else None,
         disk_free=files.free_bytes(),
+        waiting=Delivery.objects.waiting().count(),
+        undelivered=Delivery.objects.undelivered().count(),
     )
 
 
@@ -114,10 +124,14 @@ def local(moment: datetime) -> str:
 
 def problems() -> list[str]:
     """SystemStatus.problems() without looking at anything else."""
-    return _problems(alive=SchedulerProcess.objects.alive().exists(), disk_free=files.free_bytes())
+    return _problems(
+        alive=SchedulerProcess.objects.alive().exists(),
+        disk_free=files.free_bytes(),
+        undelivered=Delivery.objects.undelivered().count(),
+    )
 
 
-def _problems(*, alive: bool, disk_free: int) -> list[str]:
+def _problems(*, alive: bool, disk_free: int, undelivered: int) -> list[str]:
     found = []
     if not alive:
         found.append(_("No scheduler is running: nothing starts by itself. Run “manage.py scheduler start”."))
@@ -126,5 +140,11 @@ def _problems(*, alive: bool, disk_free: int) -> list[str]:
             _("Only {free} of disk are free: exports are refused. Free space, or lower export.retention_days.").format(
                 free=human_size(disk_free)
             )
+        )
+    if undelivered:
+        found.append(
+            _(
+                "{count} messages were not delivered since yesterday: see “Deliveries”, mend the cause, send again."
+            ).format(count=undelivered)
         )
     return found

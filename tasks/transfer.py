@@ -4,6 +4,9 @@
       - name: 每日订单
         data_source: shop
         sql: SELECT …
+        rules:                       # all of the task's; without the key they stay as they are
+          - channel: 运营群
+            events: [failure]
 
 Matched by name; loading the same file twice changes nothing. Secrets are not written; a file may hold them, and what
 it leaves out stays as it is.
@@ -20,6 +23,7 @@ from django.utils.translation import gettext as _
 
 from datasources.models import DataSource
 from exporter_site.command import sentences
+from notifications.models import Channel, NotificationRule
 from tasks.models import ExportTask
 
 SECRETS = ("dingtalk_webhook", "dingtalk_secret")
@@ -76,9 +80,22 @@ _Dumper.add_representer(str, _represent_text)
 
 def dump() -> str:
     """All tasks as YAML, in the order of their names, without secrets."""
-    tasks = ExportTask.objects.select_related("data_source", "owner").order_by("name")
-    content = {"tasks": [{"name": task.name, **{name: _plain(task, name) for name in FIELDS}} for task in tasks]}
+    tasks = (
+        ExportTask.objects.select_related("data_source", "owner").order_by("name").prefetch_related("rules__channel")
+    )
+    content = {
+        "tasks": [
+            {"name": task.name, **{name: _plain(task, name) for name in FIELDS}, "rules": _rules(task)}
+            for task in tasks
+        ]
+    }
     return yaml.dump(content, Dumper=_Dumper, allow_unicode=True, sort_keys=False, width=1000)
+
+
+def _rules(task: ExportTask) -> list[dict[str, Any]]:
+    """The task's own notification rules, by the names of their channels."""
+    rules = sorted(task.rules.all(), key=lambda rule: str(rule.channel))
+    return [{"channel": str(rule.channel), "events": rule.events, "template": rule.template} for rule in rules]
 
 
 def _plain(task: ExportTask, name: str) -> Any:
@@ -129,22 +146,52 @@ def _apply(entry: dict[str, Any]) -> Change:
     name = entry.get("name")
     if not isinstance(name, str) or not name:
         raise ValueError(_("A task needs a name."))
-    unknown = set(entry) - {"name", *FIELDS, *SECRETS}
+    unknown = set(entry) - {"name", "rules", *FIELDS, *SECRETS}
     if unknown:
         raise ValueError(
             _("unknown field “{name}”. Known are: {known}.").format(name=min(unknown), known=", ".join(FIELDS))
         )
     task = ExportTask.objects.filter(name=name).first() or ExportTask(name=name)
     is_new = task.pk is None
-    before = {key: _shown(task, key, is_new=is_new) for key in entry if key != "name"}
+    before = {key: _shown(task, key, is_new=is_new) for key in entry if key not in ("name", "rules")}
     for key, value in entry.items():
-        setattr(task, key, _resolved(key, value))
+        if key != "rules":
+            setattr(task, key, _resolved(key, value))
     task.full_clean()
     after = {key: _shown(task, key, is_new=False) for key in before}
     changed = {key: (before[key], after[key]) for key in before if before[key] != after[key]}
     if is_new or changed:
         task.save()
+    if "rules" in entry:
+        rules_before = None if is_new else _rules(task)
+        _set_rules(task, entry["rules"])
+        task = ExportTask.objects.prefetch_related("rules__channel").get(pk=task.pk)
+        if (rules_before or []) != _rules(task):
+            changed["rules"] = (rules_before, _rules(task))
     return Change(name, is_new, {key: _masked(key, pair) for key, pair in changed.items()})
+
+
+def _set_rules(task: ExportTask, entries: Any) -> None:
+    """Make the rules of `task` those of `entries`. Raises ValueError, ValidationError."""
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) and "channel" in entry for entry in entries):
+        raise ValueError(
+            _("rules must be a list such as {example}.").format(example="[{channel: 运营群, events: [failure]}]")
+        )
+    task.rules.all().delete()
+    for entry in entries:
+        channel = Channel.objects.shared().filter(name=entry["channel"]).first()
+        if channel is None:
+            raise ValueError(_("there is no channel “{name}”.").format(name=entry["channel"]))
+        unknown = set(entry) - {"channel", "events", "template"}
+        if unknown:
+            raise ValueError(
+                _("unknown field “{name}”. Known are: {known}.").format(
+                    name=min(unknown), known="channel, events, template"
+                )
+            )
+        rule = NotificationRule(task=task, **entry | {"channel": channel})
+        rule.full_clean()
+        rule.save()
 
 
 def _resolved(key: str, value: Any) -> Any:

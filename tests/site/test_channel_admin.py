@@ -10,6 +10,7 @@ from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
+from django.utils import timezone
 from pydantic import SecretStr
 
 from notifications.models import Channel, Delivery, NotificationRule
@@ -188,6 +189,22 @@ class TestDeliveries:
                 client.get(url)
             counts.append(len(queries))
         assert counts[0] == counts[1]
+
+
+def test_a_list_of_executions_says_what_arrived(client: Client) -> None:
+    delivery = make_delivery()
+    url = reverse("admin:tasks_execution_changelist")
+    assert "未送达" in client.get(url).content.decode()
+    Delivery.objects.update(recipients={"a@x.cn": {"verdict": "accepted"}, "b@x.cn": {"verdict": "refused"}})
+    assert "部分送达" in client.get(url).content.decode()
+    Delivery.objects.filter(pk=delivery.pk).update(status=DeliveryStatus.SENT)
+    assert "已送达" in client.get(url).content.decode()
+
+
+def test_messages_that_did_not_arrive_are_seen_on_every_page(client: Client) -> None:
+    make_delivery()
+    Delivery.objects.update(finished_at=timezone.now())
+    assert "1 条通知" in client.get(reverse("admin:index")).content.decode()
 
 
 def test_the_execution_page_shows_its_messages_and_sends_them_again(client: Client) -> None:

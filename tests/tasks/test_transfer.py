@@ -3,6 +3,7 @@
 import pytest
 import yaml
 
+from notifications.models import Channel, NotificationRule
 from tasks import transfer
 from tasks.models import ExportTask
 from tests.factories import make_source, make_task
@@ -68,3 +69,42 @@ def test_a_fault_is_named_and_nothing_of_the_file_is_loaded(text: str, words: st
         transfer.load(text)
     assert words in str(caught.value)
     assert not ExportTask.objects.exists()
+
+
+class TestRules:
+    def test_they_go_along_by_the_names_of_their_channels(self) -> None:
+        channel = Channel.objects.create(name="运营群", kind="webhook")
+        task = make_task(name="a")
+        NotificationRule.objects.create(task=task, channel=channel, events=["failure"], template="{task_name}")
+        text = transfer.dump()
+        assert transfer.load(text) == []
+        NotificationRule.objects.all().delete()
+        (change,) = transfer.load(text)
+        assert change.fields["rules"] == ([], [{"channel": "运营群", "events": ["failure"], "template": "{task_name}"}])
+        assert NotificationRule.objects.get().events == ["failure"]
+
+    def test_without_the_key_they_stay_and_an_empty_list_removes_them(self) -> None:
+        task = make_task(name="a")
+        NotificationRule.objects.create(task=task, channel=Channel.objects.create(name="群", kind="webhook"))
+        transfer.load("tasks: [{name: a, description: x}]")
+        assert NotificationRule.objects.exists()
+        transfer.load("tasks: [{name: a, rules: []}]")
+        assert not NotificationRule.objects.exists()
+
+    @pytest.mark.parametrize(
+        ("rules", "words"),
+        [
+            ("[{channel: 没有}]", "没有"),
+            ("[{channel: 群, events: [x]}]", "success"),
+            ("[{channel: 群, template: '{rows}'}]", "rows_count"),
+            ("[{channel: 群, even: []}]", "even"),
+            ("x", "channel"),
+        ],
+    )
+    def test_faults_are_named_and_nothing_is_changed(self, rules: str, words: str) -> None:
+        Channel.objects.create(name="群", kind="webhook")
+        make_task(name="a")
+        with pytest.raises(transfer.TransferError, match=words):
+            transfer.load(f"tasks: [{{name: a, description: new, rules: {rules}}}]")
+        assert ExportTask.objects.get().description == ""
+        assert not NotificationRule.objects.exists()

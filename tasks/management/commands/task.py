@@ -11,6 +11,7 @@ from django.utils.translation import gettext as _
 from datasources.connectors.base import ConnectorError
 from exporter_site.command import ExporterCommand, Failed, WrongUse
 from exporter_site.formats import human_duration, human_size
+from notifications.models import Arrival
 from notifications.outbox import Outbox
 from tasks import announce, backfill, schedule, transfer
 from tasks.launch import LaunchError, find_task, parse_date, typed_params
@@ -107,13 +108,14 @@ class Command(ExporterCommand):
             task = find_task(options["task"])
         except LaunchError as exc:
             raise WrongUse(exc) from None
-        executions = Execution.objects.filter(task=task)[: options["last"]]
+        executions = Execution.objects.filter(task=task).prefetch_related("deliveries")[: options["last"]]
         if options["as_json"]:
             from tasks.serializers import ExecutionSerializer  # takes a tenth of the start-up time
 
             self.print_json(ExecutionSerializer(executions, many=True).data)
             return
-        heads = (_("ID"), _("planned time"), _("state"), _("rows"), _("size"), _("duration"), _("file or reason"))
+        heads: tuple[str, ...] = (_("ID"), _("planned time"), _("state"), _("rows"), _("size"), _("duration"))
+        heads += (_("messages"), _("file or reason"))
         self.print_table(heads, (_execution_row(execution) for execution in executions))
 
     def handle_backfill(self, options: dict[str, Any]) -> None:
@@ -216,7 +218,9 @@ def _execution_row(execution: Execution) -> tuple[object, ...]:
     duration = human_duration(execution.duration_seconds) if execution.duration_seconds is not None else "-"
     planned = timezone.localtime(execution.planned_at).strftime("%Y-%m-%d %H:%M")
     what = execution.filename or execution.reason_sentence
-    return execution.pk, planned, execution.get_status_display(), rows, size, duration, what
+    arrival = Arrival.of(execution.deliveries.all())
+    messages = arrival.label if arrival else "-"
+    return execution.pk, planned, execution.get_status_display(), rows, size, duration, messages, what
 
 
 def _short(cell: str | None) -> str:
