@@ -250,7 +250,10 @@ class DeliveryAdmin(LogAdmin):
         self._resend(request, queryset, everybody=True)
 
     def _resend(self, request: HttpRequest, queryset: QuerySet[Delivery], *, everybody: bool) -> None:
-        count = sum(Delivery.objects.resend(delivery, everybody=everybody) for delivery in queryset)
+        count = 0
+        for delivery in queryset.select_related("execution__task"):
+            link = delivery.execution.link_for_messages()
+            count += Delivery.objects.resend(delivery, link=link, everybody=everybody)
         say_resent(request, count)
 
     @action(description=_("Cancel"), permissions=["operate"])

@@ -16,7 +16,7 @@ from unfold.widgets import (
 
 from exporter_site.fields import Undecryptable
 from notifications.messages import ANNOUNCED
-from notifications.models import Channel, NotificationRule, clean_settings
+from notifications.models import Channel, NotificationRule, all_events, clean_settings
 from notifications.transports import transports
 from notifications.transports.base import Setting
 
@@ -53,6 +53,7 @@ class ChannelForm(forms.ModelForm):  # type: ignore[type-arg]
     class Meta:
         model = Channel
         fields = ("name", "is_active")
+        widgets = {"name": UnfoldAdminTextInputWidget, "is_active": UnfoldBooleanSwitchWidget}
 
     kind = ""
 
@@ -96,6 +97,7 @@ class RuleForm(forms.ModelForm):  # type: ignore[type-arg]
     events = forms.MultipleChoiceField(
         label=_("Events"),
         choices=ANNOUNCED,
+        initial=all_events,
         required=False,
         widget=forms.CheckboxSelectMultiple,
         help_text=_("None: this channel hears nothing."),

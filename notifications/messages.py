@@ -37,10 +37,13 @@ VARIABLES: dict[str, tuple[str | Promise, str]] = {
 _VARIABLE = re.compile(r"\{([a-z_]+)\}")
 # Whatever looks as if it was meant to be filled: {name}, {0.x}, {name!r}, {name:>9}. `{ "a": 1 }` does not.
 _MEANT = re.compile(r"\{([^\s{}\"'][^{}\n]*)\}")
-_BREAKS = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u2028\u2029\ue000]+")
+_EMPTY_LINK = re.compile(r"\[[^\[\]\n]*\]\(" + LINK_MARK + r"\)")
+_BREAKS = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u2028\u2029\ue000\ue001]+")
 # What markdown would take as markup, in the wide form that reads the same: no two chat clients agree on escapes.
 _WIDE = str.maketrans("*`[]<>#@_~|\\", "＊｀［］＜＞＃＠＿～｜＼")
-_WORD_UNDERSCORE = re.compile(r"(?<=\w)_(?=\w)")
+# Within a word they are no markup: file names are full of underscores, and addresses have an @.
+_WITHIN_A_WORD = re.compile(r"(?<=\w)_(?=\w)|(?<=[A-Za-z0-9])@(?=[A-Za-z0-9])")
+_KEPT = {"_": "\ue000", "@": "\ue001"}
 
 
 class Event(models.TextChoices):
@@ -119,9 +122,8 @@ def harmless(value: str, markup: str) -> str:
     line = _BREAKS.sub(" ", value).strip()
     if markup != MARKDOWN:
         return line
-    # An underscore within a word is no markup, and file names are full of them.
-    kept = _WORD_UNDERSCORE.sub("\ue000", line)
-    return kept.translate(_WIDE).replace("\ue000", "_")
+    kept = _WITHIN_A_WORD.sub(lambda match: _KEPT[match[0]], line)
+    return kept.translate(_WIDE).replace(_KEPT["_"], "_").replace(_KEPT["@"], "@")
 
 
 def facts_of(event: str, values: Mapping[str, str]) -> list[tuple[str, str]]:
@@ -155,6 +157,11 @@ def render(event: str, values: Mapping[str, str], template: str, markup: str, nu
     text = fill(template, values, markup) if template.strip() else default_text(event, values, markup, number)
     facts = [] if template.strip() else facts_of(event, values)
     return {"title": title_of(event, values), "text": text, "facts": facts}
+
+
+def with_address(text: str, url: str) -> str:
+    """A stored text with the file's address; without one, without the words that would have led to it."""
+    return text.replace(LINK_MARK, url) if url else _EMPTY_LINK.sub("", text).replace(LINK_MARK, "")
 
 
 def undelivered(payload: Mapping[str, Any], values: Mapping[str, str], markup: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from django.conf import settings as site
 from django.core.exceptions import ValidationError
-from django.db import models
+from django.db import IntegrityError, models, transaction
 from django.utils.translation import gettext as _t
 from django.utils.translation import gettext_lazy as _
 
@@ -20,6 +20,8 @@ from notifications.messages import ANNOUNCED, Event
 from notifications.states import OPEN, DeliveryQuerySet, DeliveryStatus, LimitQuerySet
 from notifications.transports import transport_choices, transports
 from notifications.transports.base import Transport
+
+OF_CONFIG = "config.yaml: dingtalk"
 
 
 class ChannelError(Exception):
@@ -39,8 +41,16 @@ class ChannelQuerySet(models.QuerySet["Channel"]):
         """The robot of config.yaml's section `dingtalk`; None when there is none."""
         if not _config_settings()["webhook_url"]:
             return None
-        label = _("DingTalk robot of config.yaml")
-        return self.get_or_create(config_managed=True, kind="dingtalk", defaults={"name": str(label)})[0]
+        known = self.filter(config_managed=True, kind="dingtalk")
+        found = known.first()
+        if found is None:
+            try:
+                with transaction.atomic():
+                    # The same name in every language: it is what makes it one.
+                    return self.create(config_managed=True, kind="dingtalk", name=OF_CONFIG)
+            except IntegrityError:
+                found = known.first()  # None, if a user's channel has this name
+        return found
 
     def of_task(self, task: Any, kind: str) -> "Channel":
         """The channel for what `task` itself names: its robot, its mail addresses."""

@@ -6,17 +6,19 @@ was lost: never none, and two only where the row says so (`possibly_duplicate`).
 
 import logging
 import random
+import threading
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from hashlib import sha256
-from typing import Any
+from typing import Any, TypeVar
 
 from django.conf import settings
-from django.db import DatabaseError, InterfaceError, connection, transaction
+from django.db import DatabaseError, DataError, InterfaceError, connection, transaction
 from django.utils import timezone, translation
 from django.utils.translation import gettext as _t
 
@@ -26,32 +28,55 @@ from exporter_site.redact import redact
 from notifications import messages, reasons
 from notifications.messages import Event
 from notifications.models import Channel, ChannelError, Delivery, SendingLimit
-from notifications.states import DeliveryStatus
+from notifications.states import WAITING, DeliveryStatus
 from notifications.transports.base import ROBOT, Answer, Attachment, Message, Transport, Verdict
 
 logger = logging.getLogger(__name__)
 
 LEASE = 60.0  # seconds without a sign of life after which a sender is taken for dead
 BEAT_EVERY = 10.0  # seconds
-THREADS = 4
+THREADS = 6
 MOST_DUE = 500  # deliveries that one look takes into account
+MOST_IN_A_ROW = 20  # messages that one thread sends before others have their turn
 DIGEST_OVER = 10  # messages waiting for one robot; more of them go together
 MOST_IN_DIGEST = 200
 FULL_FOR = 2.0  # seconds between two looks at a robot that takes no more now
 ROBOT_TRIES = 8  # about three quarters of an hour
 ROBOT_DELAY, MOST_ROBOT_DELAY = 30.0, 900.0  # seconds
 MOST_UNKNOWN = 2  # a message whose answer was lost is sent once more, and then no more
+MOST_LIMITED = timedelta(days=1)  # then "too many messages" counts as a try like any other
+LONGEST_WORDS = 500  # characters of the other side's words
+WAITS = (0.1, 0.5, 1, 2, 5, 5, 10, 10, 20)  # seconds between tries to store something
 DONE = (Verdict.ACCEPTED, Verdict.REFUSED)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Lane:
-    """Deliveries of one channel, or of one robot however many channels name it, oldest first."""
+class Route:
+    """How the deliveries of one channel go. `fault`: why there is no transport, a code of reasons.py."""
 
     transport: Transport | None
-    fault: str  # why there is no transport
-    limit_key: str
-    rows: list[Delivery]
+    fault: str = ""
+    kind: str = ""
+    limit_key: str = ""
+
+
+@dataclass(slots=True)
+class Lane:
+    """Due deliveries that go one after another, oldest first: of one channel, or of one robot whoever names it.
+
+    `held`: what is being sent now.
+    """
+
+    name: str
+    kind: str
+    waiting: list[tuple[Delivery, Route]] = field(default_factory=list)
+    held: list[Delivery] = field(default_factory=list)
+
+    @property
+    def channels(self) -> set[int | None]:
+        return {row.channel_id for row, _route in self.waiting}
 
 
 class Outbox:
@@ -60,36 +85,49 @@ class Outbox:
     def __init__(self, threads: int = THREADS) -> None:
         self._threads = threads
         self._pool: ThreadPoolExecutor | None = None
-        self._jobs: dict[Future[None], list[Delivery]] = {}
-        self._full_until: dict[str, float] = {}  # by our own monotonic clock
-        self._beaten_at = time.monotonic()
-        # (attempt, beats) of each row that is being sent, and since when it has not changed.
+        self._jobs: dict[Future[int], Lane] = {}
+        self._lanes: dict[int, Lane] = {}  # those from which something is being sent, by their id()
+        self._resting: dict[int | None, float] = {}  # channels whose robot takes no more now, until then
+        self._closed = threading.Event()
+        self._beater: threading.Thread | None = None
+        # (attempt, beats) of each row that is being sent, and since when it has not changed; when that was looked at.
         self._seen: dict[int, tuple[tuple[int, int], float]] = {}
+        self._looked_at = 0.0
 
     @property
     def in_flight(self) -> int:
-        self._jobs = {job: rows for job, rows in self._jobs.items() if not job.done()}
+        """How many threads are sending."""
+        self._jobs = {job: lane for job, lane in self._jobs.items() if not job.done()}
         return len(self._jobs)
 
     def deliver(self, executions: Iterable[int] | None = None) -> int:
-        """Start sending what is due (only what belongs to `executions`, if given). Returns how many messages."""
-        self._beat()
-        room = max(1, self._threads) - self.in_flight
-        if room <= 0:
+        """Start sending what is due (only what belongs to `executions`, if given). Returns how many lanes have been
+        given to a thread; with threads=0 how many messages were sent."""
+        if self._threads and self.in_flight >= self._threads:
             return 0
         due = Delivery.objects.due().select_related("channel", "channel__task", "channel__user")
         if executions is not None:
             due = due.filter(execution__in=list(executions))
+        now = time.monotonic()
+        self._resting = {channel: until for channel, until in self._resting.items() if until > now}
+        resting = [channel for channel in self._resting if channel is not None]
+        found = lanes(due.exclude(channel__in=resting)[:MOST_DUE])
+        return self._start(found) if self._threads else sum(map(self._work, found))
+
+    def _start(self, found: Sequence[Lane]) -> int:
+        if self._pool is None and found:
+            self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="outbox")
+        busy = {lane.name for lane in self._jobs.values()}
+        kinds = Counter(lane.kind for lane in self._jobs.values())
         started = 0
-        for lane in lanes(due[:MOST_DUE]):
-            while lane.rows and started < room:
-                batch = self._claim(lane)
-                if not batch:
-                    break
-                self._start(lane, batch)
-                started += 1
-                if lane.limit_key:
-                    break  # One at a time.
+        for lane in found:
+            # A server that does not answer must not keep the messages of other kinds waiting.
+            if lane.name in busy or kinds[lane.kind] >= max(1, self._threads - 1) or len(self._jobs) >= self._threads:
+                continue
+            assert self._pool is not None
+            self._jobs[self._pool.submit(self._work_in_thread, lane)] = lane
+            kinds[lane.kind] += 1
+            started += 1
         return started
 
     def deliver_all(self, executions: Iterable[int]) -> None:
@@ -101,14 +139,20 @@ class Outbox:
     def reap(self) -> int:
         """Take back what dead senders held. Returns how much."""
         now = time.monotonic()
+        if now - self._looked_at > LEASE / 2:
+            self._seen = {}  # We did not look for a while: nothing can be said about it.
+        self._looked_at = now
+        ours = {row.pk for row in self._held()}
         seen: dict[int, tuple[tuple[int, int], float]] = {}
         taken = 0
         for row in Delivery.objects.sending():
+            if row.pk in ours:
+                continue
             state = (row.attempt, row.beats)
             known = self._seen.get(row.pk)
             since = known[1] if known and known[0] == state else now
             seen[row.pk] = (state, since)
-            if (now - since > LEASE or worker.is_gone(row.worker)) and Delivery.objects.take_back(row):
+            if (now - since > LEASE or worker.is_gone(row.worker)) and take_back(row):
                 logger.warning("delivery %s: its sender %s is gone", row.pk, row.worker)
                 taken += 1
         self._seen = seen
@@ -118,116 +162,155 @@ class Outbox:
         """Wait for what is being sent. False when that took longer."""
         end = time.monotonic() + seconds
         while self.in_flight and time.monotonic() < end:
-            self._beat()
             time.sleep(0.05)
         return not self.in_flight
 
     def close(self) -> None:
+        self._closed.set()
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
             self._pool = None
 
+    def _work_in_thread(self, lane: Lane) -> int:
+        try:
+            return self._work(lane)
+        except Exception:
+            logger.exception("deliveries of %s: what became of them could not be stored", lane.name)
+            return 0
+        finally:
+            connection.close()
+
+    def _work(self, lane: Lane) -> int:
+        """Send what waits in `lane`, as far as it may be sent now. Returns how many messages."""
+        sent = 0
+        while lane.waiting and sent < MOST_IN_A_ROW and not self._closed.is_set():
+            channels = lane.channels
+            route, batch, wait = claim_next(lane)
+            if wait:
+                until = time.monotonic() + min(wait, FULL_FOR)
+                self._resting |= dict.fromkeys(channels, until)
+                break
+            if batch:
+                lane.held, self._lanes[id(lane)] = batch, lane
+                self._keep_beating()
+                try:
+                    send(route, batch)
+                finally:
+                    del self._lanes[id(lane)]
+                sent += 1
+        return sent
+
+    def _held(self) -> list[Delivery]:
+        """What this process is sending now."""
+        return [row for lane in list(self._lanes.values()) for row in lane.held]
+
+    def _keep_beating(self) -> None:
+        if self._beater is None or not self._beater.is_alive():
+            self._beater = threading.Thread(target=self._beat, name="outbox beat", daemon=True)
+            self._beater.start()
+
     def _beat(self) -> None:
-        if self.in_flight and time.monotonic() - self._beaten_at > BEAT_EVERY:
-            self._beaten_at = time.monotonic()
-            Delivery.objects.beat([row for rows in self._jobs.values() for row in rows])
-
-    def _claim(self, lane: Lane) -> list[Delivery]:
-        """The rows that go out together as one message now, and leave the lane; nothing when it has to wait."""
-        if not lane.limit_key or lane.transport is None:
-            return Delivery.objects.claim([lane.rows.pop(0)], worker=worker.worker_name())
-        if time.monotonic() < self._full_until.get(lane.limit_key, 0):
-            return []
-        count = len(lane.rows)
-        batch = lane.rows[:MOST_IN_DIGEST] if count > DIGEST_OVER else lane.rows[:1]
-        if len(batch) > 1:
-            payloads = [with_url(row.payload) for row in batch]
-            batch = batch[: messages.digest(payloads, lane.transport.max_bytes)[2]]
-        wait, claimed = 0.0, list[Delivery]()
-        with transaction.atomic():
-            claimed = Delivery.objects.claim(batch, worker=worker.worker_name(), slot=f"robot:{lane.limit_key}")
-            if claimed:
-                wait = SendingLimit.objects.admit(lane.limit_key, lane.transport.per_minute)
-                transaction.set_rollback(wait > 0)
-        if wait:
-            self._full_until[lane.limit_key] = time.monotonic() + min(wait, FULL_FOR)
-            return []
-        return claimed
-
-    def _start(self, lane: Lane, batch: list[Delivery]) -> None:
-        if not self._threads:
-            send(lane, batch)
-            return
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="outbox")
-        self._jobs[self._pool.submit(_send_in_thread, lane, batch)] = batch
+        """Show that senders of this process live, as long as there are some."""
+        while not self._closed.wait(BEAT_EVERY):
+            held = self._held()
+            if not held:
+                return
+            try:
+                Delivery.objects.beat(held)
+            except (DatabaseError, InterfaceError) as exc:
+                logger.warning("senders could not say that they live: %s", redact(str(exc)).strip())
+            finally:
+                connection.close()
 
 
 def lanes(rows: Iterable[Delivery]) -> list[Lane]:
     """The deliveries by where they go."""
     found: dict[str, Lane] = {}
-    known: dict[int | None, tuple[Transport | None, str]] = {}
+    routes: dict[int | None, Route] = {}
     for row in rows:
-        if row.channel_id not in known:
-            known[row.channel_id] = _transport_of(row.channel)
-        transport, fault = known[row.channel_id]
-        key = _limit_key(row.channel, transport) if row.channel and transport else ""
-        lane = found.setdefault(key or f"channel {row.channel_id}", Lane(transport, fault, key, []))
-        lane.rows.append(row)
+        if row.channel_id not in routes:
+            routes[row.channel_id] = route_of(row.channel)
+        route = routes[row.channel_id]
+        name = route.limit_key or f"channel {row.channel_id}"
+        found.setdefault(name, Lane(name, route.kind)).waiting.append((row, route))
     return list(found.values())
 
 
-def _limit_key(channel: Channel, transport: Transport) -> str:
-    """The row of SendingLimit that counts for this robot; "" when nothing is counted. It does not tell the token."""
-    if not transport.per_minute:
-        return ""
-    return sha256(f"{channel.kind}:{transport.limit_key}".encode()).hexdigest()[:40]
-
-
-def _transport_of(channel: Channel | None) -> tuple[Transport | None, str]:
+def route_of(channel: Channel | None) -> Route:
     if channel is None:
-        return None, "channel_deleted"
+        return Route(None, "channel_deleted")
     try:
-        return channel.transport(), ""
+        transport = channel.transport()
     except ChannelError as exc:
-        return None, exc.reason
+        return Route(None, exc.reason, channel.kind)
     except Exception:
         logger.exception("channel %s can't be used", channel.pk)
-        return None, "internal_error"
+        return Route(None, "internal_error", channel.kind)
+    key = ""
+    if transport.per_minute:
+        # Which robot it is, without telling its token.
+        key = sha256(f"{channel.kind}:{transport.limit_key}".encode()).hexdigest()[:40]
+    return Route(transport, "", channel.kind, key)
 
 
-def _send_in_thread(lane: Lane, batch: list[Delivery]) -> None:
-    try:
-        send(lane, batch)
-    except Exception:
-        logger.exception("delivery %s: what became of it could not be stored", batch[0].pk)
-    finally:
-        connection.close()
+def claim_next(lane: Lane) -> tuple[Route, list[Delivery], float]:
+    """The rows that go out now as one message: they leave the lane. None of them, and the seconds to wait, when the
+    robot takes no more; none and no seconds when somebody else was faster."""
+    route = lane.waiting[0][1]
+    if not route.limit_key or route.transport is None:
+        row, route = lane.waiting.pop(0)
+        return route, Delivery.objects.claim([row], worker=worker.worker_name()), 0.0
+    batch = [row for row, _route in lane.waiting[:1]]
+    if len(lane.waiting) > DIGEST_OVER:
+        # One robot may be named by several channels, each with settings of its own.
+        mates = [row for row, _route in lane.waiting if row.channel_id == batch[0].channel_id][:MOST_IN_DIGEST]
+        batch = mates[: messages.digest([with_url(row.payload) for row in mates], route.transport.max_bytes)[2]]
+    claimed: list[Delivery] = []
+    with transaction.atomic():
+        wait = SendingLimit.objects.admit(route.limit_key, route.transport.per_minute)
+        if not wait:
+            slot = f"robot:{route.limit_key}"
+            claimed = Delivery.objects.claim(batch, worker=worker.worker_name(), slot=slot)
+            transaction.set_rollback(not claimed)
+    if wait:
+        return route, [], wait
+    if not claimed:
+        # Another process sends to this robot, or has taken these rows.
+        lane.waiting = []
+        return route, [], 0.0
+    gone = {row.pk for row in batch}
+    lane.waiting = [(row, route) for row, route in lane.waiting if row.pk not in gone]
+    return route, claimed, 0.0
 
 
-def send(lane: Lane, batch: list[Delivery]) -> None:
+def send(route: Route, batch: list[Delivery]) -> None:
     """Send claimed deliveries, as one message when they are several, and store what became of them."""
-    transport = lane.transport
+    transport = route.transport
     if transport is None:
+        refused = Answer(Verdict.REFUSED, route.fault)
         for row in batch:
-            refused = Answer(Verdict.REFUSED, lane.fault)
-            settle(row, dict.fromkeys(row.recipients or {"": None}, refused), None)
+            names = [name for name, entry in row.recipients.items() if not is_done(entry)]
+            settle(row, dict.fromkeys(names or [""], refused), None)
         return
     recipients = transport.recipients
     if len(batch) > 1:
         title, text, _count = messages.digest([with_url(row.payload) for row in batch], transport.max_bytes)
         message = Message(key=batch[0].key, title=title, text=text)
     else:
-        message = message_of(batch[0], transport)
+        message = message_of(batch[0])
         recipients = [name for name in recipients if not is_done(batch[0].recipients.get(name))]
     answers = _answers(transport, message, recipients)
-    if lane.limit_key:
-        _surely(lambda: SendingLimit.objects.answered(lane.limit_key))
-        wait = max((answer.wait for answer in answers.values() if answer.verdict == Verdict.LIMITED), default=0.0)
-        if wait:
-            _surely(lambda: SendingLimit.objects.block(lane.limit_key, wait))
+    if route.limit_key:
+        surely(lambda: SendingLimit.objects.answered(route.limit_key))
+        _rest(route.limit_key, answers)
     for row in batch:
         settle(row, answers, transport, merged=len(batch) > 1)
+
+
+def _rest(limit_key: str, answers: Mapping[str, Answer]) -> None:
+    wait = max((answer.wait for answer in answers.values() if answer.verdict == Verdict.LIMITED), default=0.0)
+    if wait:
+        surely(lambda: SendingLimit.objects.block(limit_key, wait))
 
 
 def _answers(transport: Transport, message: Message, recipients: Sequence[str]) -> dict[str, Answer]:
@@ -235,14 +318,18 @@ def _answers(transport: Transport, message: Message, recipients: Sequence[str]) 
         return {}
     try:
         return transport.send(message, recipients)
+    except OSError as exc:  # a file that has just been removed; nothing was sent yet
+        logger.warning("a message could not be sent: %s", redact(str(exc)))
+        return dict.fromkeys(recipients, Answer(Verdict.DEFERRED, "internal_error", str(exc)))
     except Exception as exc:  # A fault of ours; nobody knows how far it came.
         logger.error("a message could not be sent: %s", redact(f"{type(exc).__name__}: {exc}"), exc_info=exc)
-        return {name: Answer(Verdict.UNKNOWN, "internal_error") for name in recipients}
+        return dict.fromkeys(recipients, Answer(Verdict.UNKNOWN, "internal_error"))
 
 
 def settle(row: Delivery, answers: Mapping[str, Answer], transport: Transport | None, *, merged: bool = False) -> None:
     """Store the answers, and with them whether the message is sent, tried again or given up."""
     limited = any(answer.verdict == Verdict.LIMITED for answer in answers.values())
+    limited = limited and timezone.now() - row.created_at < MOST_LIMITED
     tries = row.tries + (not limited)
     most, delay = _patience(transport, tries)
     recipients = dict(row.recipients)
@@ -251,13 +338,16 @@ def settle(row: Delivery, answers: Mapping[str, Answer], transport: Transport | 
         recipients[name] = {
             "verdict": str(answer.verdict),
             "reason": answer.reason,
-            "text": redact(answer.text),
+            "text": storable(redact(answer.text)),
             "tries": before.get("tries", 0) + (answer.verdict != Verdict.LIMITED),
             "unknown": before.get("unknown", 0) + (answer.verdict == Verdict.UNKNOWN),
             "at": timezone.now().isoformat(),
         }
-    again = [name for name, entry in recipients.items() if not is_done(entry) and (limited or tries < most)]
-    bad: Mapping[str, Any] = next((entry for entry in recipients.values() if entry["verdict"] != Verdict.ACCEPTED), {})
+    # Who has been taken off the list meanwhile is owed nothing.
+    current = set(transport.recipients) if transport else set(recipients)
+    entries = {name: entry for name, entry in recipients.items() if name in current}
+    again = [name for name, entry in entries.items() if not is_done(entry) and (limited or tries < most)]
+    bad: Mapping[str, Any] = next((entry for entry in entries.values() if entry["verdict"] != Verdict.ACCEPTED), {})
     fields: dict[str, Any] = {
         "recipients": recipients,
         "tries": tries,
@@ -276,18 +366,28 @@ def settle(row: Delivery, answers: Mapping[str, Answer], transport: Transport | 
         with transaction.atomic():
             settled = Delivery.objects.settle(row, status, **fields)
             if settled and status == DeliveryStatus.DEAD:
-                warn_of(row, recipients, fields["reason"])
+                warn_of(row)
         return settled
 
-    if not _surely(store):
+    if not surely(store):
         logger.warning("delivery %s was taken over by another sender", row.pk)
         return
     log = logger.info if status == DeliveryStatus.SENT else logger.warning
     log("delivery %s to “%s”: %s %s", row.pk, row.channel_name, status, fields["reason"])
 
 
-def warn_of(row: Delivery, recipients: Mapping[str, Mapping[str, Any]], reason: str) -> None:
-    """Owe a message about one that was given up, to the first channel of its payload's `alerts` that is another one."""
+def take_back(row: Delivery) -> bool:
+    """Have a message whose sender died sent again, or give it up when it has killed too many."""
+    with transaction.atomic():
+        taken = Delivery.objects.take_back(row)
+        if taken and row.status == DeliveryStatus.DEAD:
+            warn_of(row)
+    return taken
+
+
+def warn_of(row: Delivery) -> None:
+    """Owe a message about one that was given up, to the first channel of its payload's `alerts` that is another one.
+    It names all messages of the run that did not arrive."""
     if row.event == Event.UNDELIVERED:
         return
     order = [pk for pk in row.payload.get("alerts", ()) if pk != row.channel_id]
@@ -298,41 +398,68 @@ def warn_of(row: Delivery, recipients: Mapping[str, Mapping[str, Any]], reason: 
     if channel is None:
         logger.error("delivery %s was given up, and there is no other channel to say so", row.pk)
         return
+    of_the_run = Delivery.objects.filter(execution=row.execution_id)
+    lost = list(of_the_run.filter(status=DeliveryStatus.DEAD).exclude(event=Event.UNDELIVERED).order_by("id"))
     with translation.override(settings.LANGUAGE_CODE):
-        missed = [name for name, entry in recipients.items() if entry["verdict"] != Verdict.ACCEPTED]
         values = {
             "task_name": row.payload["task"],
-            "channel": row.channel_name,
-            "recipients": ", ".join(name for name in missed if name not in ("", ROBOT)),
-            "error": f"{reasons.sentence(reason)} {reasons.remedy(reason)}".strip(),
+            "channel": ", ".join(delivery.channel_name for delivery in lost),
+            "recipients": ", ".join(name for delivery in lost for name in _not_reached(delivery)),
+            "error": " ".join(dict.fromkeys(_words(delivery.reason) for delivery in lost)),
         }
         payload = messages.undelivered(row.payload, values, channel.transport_class.markup)
-    Delivery.objects.owe(row.execution_id, Event.UNDELIVERED, channel, payload)
+    known = of_the_run.filter(event=Event.UNDELIVERED, channel=channel).first()
+    if known is None:
+        Delivery.objects.owe(row.execution_id, Event.UNDELIVERED, channel, payload)
+    elif not Delivery.objects.filter(pk=known.pk, status__in=WAITING).update(payload=payload):
+        known.payload = payload
+        Delivery.objects.resend(known, link=None, everybody=True)
+
+
+def _not_reached(delivery: Delivery) -> list[str]:
+    return [
+        name
+        for name, entry in delivery.recipients.items()
+        if entry["verdict"] != Verdict.ACCEPTED and name not in ("", ROBOT)
+    ]
+
+
+def _words(reason: str) -> str:
+    return f"{reasons.sentence(reason)} {reasons.remedy(reason)}".strip()
 
 
 def send_test(channel: Channel) -> dict[str, Answer]:
     """Send a test message now, and say what came back from each recipient."""
-    transport, fault = _transport_of(channel)
+    route = route_of(channel)
+    transport = route.transport
     if transport is None:
-        return {"": Answer(Verdict.REFUSED, fault)}
+        return {"": Answer(Verdict.REFUSED, route.fault)}
     with translation.override(settings.LANGUAGE_CODE):
         title = _t("Test message of the data export system")
         text = _t("If you can read this, messages of this channel arrive.")
     message = Message(key=uuid.uuid4().hex, title=title, text=f"### {title}\n\n{text}", data={"event": "test"})
     if transport.markup == messages.PLAIN:
         message = replace(message, text=text)
-    key = _limit_key(channel, transport)
-    if key:
+    if route.limit_key:
         with transaction.atomic():
-            wait = SendingLimit.objects.admit(key, transport.per_minute)
+            wait = SendingLimit.objects.admit(route.limit_key, transport.per_minute)
         if wait:
             return dict.fromkeys(transport.recipients, Answer(Verdict.LIMITED, "rate_limited", wait=wait))
-    return _answers(transport, message, transport.recipients)
+    answers = _answers(transport, message, transport.recipients)
+    if route.limit_key:
+        _rest(route.limit_key, answers)
+    return answers
 
 
 def is_done(entry: Mapping[str, Any] | None) -> bool:
     """Whether a recipient has the message, or can't get it."""
     return entry is not None and (entry["verdict"] in DONE or entry["unknown"] >= MOST_UNKNOWN)
+
+
+def storable(text: str) -> str:
+    """The other side's words as every database takes them."""
+    kept = "".join(char if char.isprintable() or char == "\n" else " " for char in text)
+    return kept.strip()[:LONGEST_WORDS]
 
 
 def _patience(transport: Transport | None, tries: int) -> tuple[int, float]:
@@ -348,7 +475,7 @@ def _later(seconds: float) -> datetime:
     return timezone.now() + timedelta(seconds=seconds)
 
 
-def message_of(row: Delivery, transport: Transport) -> Message:
+def message_of(row: Delivery) -> Message:
     """The stored message with what is only put in when it goes out: the link's address, and the files that are there."""
     payload = with_url(row.payload)
     root = resolve(settings.CONFIG.export.output_dir)
@@ -358,7 +485,6 @@ def message_of(row: Delivery, transport: Transport) -> Message:
         if (root / file["path"]).is_file()
     ]
     text = payload["text"]
-    facts = [(label, value) for label, value in payload["facts"]]
     if len(attachments) < len(payload["files"]):
         # A message must not speak of a file that nobody can get.
         with translation.override(settings.LANGUAGE_CODE):
@@ -368,7 +494,7 @@ def message_of(row: Delivery, transport: Transport) -> Message:
         key=row.key,
         title=payload["title"],
         text=text,
-        facts=facts,
+        facts=[(label, value) for label, value in payload["facts"]],
         url=payload["url"],
         attachments=attachments,
         data={**payload["data"], "download_url": payload["url"]},
@@ -377,14 +503,16 @@ def message_of(row: Delivery, transport: Transport) -> Message:
 
 def with_url(payload: Mapping[str, Any]) -> dict[str, Any]:
     url = links.url_of(payload["link"])
-    return {**payload, "url": url, "text": payload["text"].replace(messages.LINK_MARK, url)}
+    return {**payload, "url": url, "text": messages.with_address(payload["text"], url)}
 
 
-def _surely(action: Any) -> Any:
+def surely(action: Callable[[], T]) -> T:
     """The result of `action`, tried again while the database is away: what was sent must not be forgotten."""
-    for wait in (0.1, 0.5, 1, 2, 5, 10):
+    for wait in WAITS:
         try:
             return action()
+        except DataError:
+            raise
         except (DatabaseError, InterfaceError) as exc:
             logger.warning("a sender waits for the system database: %s", redact(str(exc)).strip())
             connection.close()

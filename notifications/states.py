@@ -115,24 +115,26 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         return bool(self.held_by(row).update(status=status, slot_key=None, **ended, **fields))
 
     def take_back(self, row: "Delivery") -> bool:
-        """sending -> retry for a sender that died: nobody knows how far it came. False if it has moved since."""
+        """sending -> retry | dead for a sender that died: nobody knows how far it came. False if it has moved since."""
         changes: dict[str, Any] = {"status": DeliveryStatus.RETRY, "next_at": timezone.now()}
         if row.tries + 1 >= MOST_LOST:  # It may be the message that kills them.
             changes = {"status": DeliveryStatus.DEAD, "finished_at": timezone.now()}
-        return bool(
+        taken = (
             self.held_by(row)
             .filter(beats=row.beats)
             .update(slot_key=None, answer_lost=True, reason="worker_lost", tries=row.tries + 1, **changes)
         )
+        row.status = changes["status"]
+        return bool(taken)
 
     def cancel(self, delivery_id: int) -> bool:
         """pending | retry -> cancelled."""
         changes = {"status": DeliveryStatus.CANCELLED, "finished_at": timezone.now()}
         return bool(self.filter(pk=delivery_id, status__in=WAITING).update(**changes))
 
-    def resend(self, row: "Delivery", *, everybody: bool = False) -> bool:
-        """sent | dead | cancelled -> pending: once more to those that it did not reach, or to `everybody`. False when
-        there is nobody to send it to, or it is on its way."""
+    def resend(self, row: "Delivery", *, link: int | None, everybody: bool = False) -> bool:
+        """sent | dead | cancelled -> pending: once more to those that it did not reach, or to `everybody`, with a valid
+        `link`. False when there is nobody to send it to, or it is on its way."""
         recipients = {name: entry for name, entry in row.recipients.items() if not everybody and _has_it(entry)}
         if row.recipients and len(recipients) == len(row.recipients):
             return False
@@ -146,6 +148,9 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
                 finished_at=None,
                 recipients=recipients,
                 history=past,
+                payload={**row.payload, "link": link},
+                # A new message comes on purpose; the same one, perhaps for the second time.
+                possibly_duplicate=not everybody and (row.possibly_duplicate or row.answer_lost),
                 reason="",
                 error="",
                 tries=0,
@@ -176,7 +181,8 @@ class LimitQuerySet(models.QuerySet[Any]):
         now = row.now.timestamp()
         if row.blocked_until and row.blocked_until > row.now:
             return float((row.blocked_until - row.now).total_seconds())
-        times = [moment for moment in row.times if now - self.WINDOW < moment <= now]
+        # Times a little ahead were noted while this waited for the lock; far ahead, the clock has been set back.
+        times = [moment for moment in row.times if now - self.WINDOW < moment < now + self.WINDOW]
         if len(times) >= most:
             return float(times[-most] + self.WINDOW - now)
         self.filter(pk=key).update(times=[*times, now])
@@ -196,5 +202,9 @@ class LimitQuerySet(models.QuerySet[Any]):
             self.filter(pk=key).update(blocked_until=row.now + timedelta(seconds=seconds))
 
     def _locked(self, key: str) -> Any:
-        self.bulk_create([self.model(key=key)], ignore_conflicts=True)
-        return self.select_for_update().annotate(now=Now()).get(pk=key)
+        rows = self.select_for_update().filter(pk=key).annotate(now=Now())
+        found = rows.first()
+        if found is None:
+            self.bulk_create([self.model(key=key)], ignore_conflicts=True)
+            found = rows.get()
+        return found

@@ -1,25 +1,31 @@
 """Which messages the end of a run owes, and what is in them.
 
-owe() belongs into the transaction that stores the end: either both are there afterwards, or neither. From then on the
+announce() belongs into the transaction that stores the end: either both are there afterwards, or neither. From then on the
 messages are the outbox's (notifications/outbox.py), which knows nothing of tasks.
 """
 
+import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from zoneinfo import ZoneInfo
 
 from django.conf import settings
+from django.db import InterfaceError, OperationalError, connection, transaction
 from django.db.models import Q
 from django.utils import translation
 from django.utils.translation import gettext as _
 
+from exporter_site.fields import Undecryptable
 from exporter_site.formats import human_duration, human_size
 from notifications import messages
 from notifications.messages import LINK_MARK, Event
 from notifications.models import Channel, Delivery, NotificationRule
-from tasks.models import DownloadLink, Execution, ExportTask, OnEmpty
+from tasks.models import Execution, ExportTask, OnEmpty, known_timezones
 from tasks.states import Status
+
+logger = logging.getLogger(__name__)
 
 FAILED = (Status.FAILED, Status.TIMED_OUT)
 BAD = (*FAILED, Status.MISSED)
@@ -44,6 +50,26 @@ class _Targets:
             self.found[channel.pk] = Target(channel, frozenset(events), template)
 
 
+def announce(execution_id: int) -> None:
+    """owe() for a transaction that must succeed: a message that can't be made does not keep a run from ending."""
+    with _alone(f"execution {execution_id}: its messages could not be made"):
+        owe(execution_id)
+
+
+@contextmanager
+def _alone(complaint: str) -> Iterator[None]:
+    """What fails in here is undone and written to the log, and nothing else is lost by it."""
+    try:
+        with transaction.atomic():
+            yield
+            if connection.vendor == "postgresql":
+                connection.check_constraints()  # A channel may have been deleted: better known here than at the end.
+    except (OperationalError, InterfaceError):
+        raise  # The database is away: all of it is done again.
+    except Exception:
+        logger.exception(complaint)
+
+
 def owe(execution_id: int) -> None:
     """Note the messages that the end of this run owes. Its row must be in its end state already."""
     execution = Execution.objects.select_related("task", "task__owner").filter(pk=execution_id).first()
@@ -62,11 +88,12 @@ def owe(execution_id: int) -> None:
                 owed.append((event, target))
         if not owed:
             return
-        link = _link_of(execution)
+        link = execution.link_for_messages()
         for event, target in owed:
-            payload = payload_of(execution, event, target.template, target.channel.transport_class.markup, link)
-            payload["alerts"] = alerts
-            Delivery.objects.owe(execution.pk, event, target.channel, payload)
+            with _alone(f"execution {execution.pk}: no message to channel {target.channel.pk}"):
+                payload = payload_of(execution, event, target.template, target.channel.transport_class.markup, link)
+                payload["alerts"] = alerts
+                Delivery.objects.owe(execution.pk, event, target.channel, payload)
 
 
 def _events_of(execution: Execution) -> list[Event]:
@@ -88,6 +115,7 @@ def _events_of(execution: Execution) -> list[Event]:
 
 def _was_failing(execution: Execution) -> bool:
     known = Execution.objects.filter(task=execution.task_id, status__in=(Status.SUCCEEDED, *BAD))
+    known = known.exclude(status=Status.MISSED, reason="coalesced")  # A newer run took its place: no fault.
     before = known.exclude(pk=execution.pk).order_by("-finished_at", "-id").values_list("status", flat=True).first()
     return before in BAD
 
@@ -99,7 +127,7 @@ def targets_of(task: ExportTask) -> Iterator[Target]:
     rules = NotificationRule.objects.filter(Q(task=task) | Q(task=None), channel__is_active=True)
     for rule in sorted(rules.select_related("channel"), key=lambda rule: rule.task_id is None):
         targets.add(rule.channel, rule.events, rule.template)
-    if task.dingtalk_webhook:
+    if task.dingtalk_webhook or isinstance(task.dingtalk_webhook, Undecryptable):
         targets.add(Channel.objects.of_task(task, "dingtalk"), Event.values, task.dingtalk_message_template)
     else:
         targets.add(Channel.objects.of_config(), Event.values, task.dingtalk_message_template)
@@ -116,17 +144,6 @@ def _alerts(task: ExportTask, targets: list[Target]) -> list[int]:
     owner = task.owner
     own = [Channel.objects.of_user(owner).pk] if owner is not None and owner.is_active and owner.email else []
     return list(dict.fromkeys([*own, *(target.channel.pk for target in targets)]))
-
-
-def _link_of(execution: Execution) -> int | None:
-    return DownloadLink.objects.issue(execution).pk if _has_file(execution) else None
-
-
-def _has_file(execution: Execution) -> bool:
-    """Whether messages may offer the file."""
-    if not execution.paths():
-        return False
-    return execution.rows_count != 0 or execution.task is None or execution.task.on_empty == OnEmpty.SEND
 
 
 def payload_of(execution: Execution, event: str, template: str, markup: str, link: int | None) -> dict[str, Any]:
@@ -164,7 +181,9 @@ def payload_of(execution: Execution, event: str, template: str, markup: str, lin
 
 def values_of(execution: Execution) -> dict[str, str]:
     """The variables of templates for a run, as texts in the older system's forms."""
-    zone = ZoneInfo(execution.task.timezone if execution.task else settings.TIME_ZONE)
+    name = execution.task.timezone if execution.task else ""
+    # A task may be announced because its zone is none.
+    zone = ZoneInfo(name if name in known_timezones() else settings.TIME_ZONE)
 
     def local(moment: Any) -> str:
         return moment.astimezone(zone).strftime("%Y-%m-%d %H:%M:%S") if moment else ""
@@ -204,15 +223,9 @@ def resend(execution: Execution, *, everybody: bool = False) -> list[Delivery]:
 
     Returns the deliveries that go out again. No query runs, and no new file is made.
     """
-    with translation.override(settings.LANGUAGE_CODE):
-        link = _link_of(execution)
-        again = []
-        for delivery in execution.deliveries.select_related("channel"):
-            if Delivery.objects.resend(delivery, everybody=everybody):
-                payload = {**delivery.payload, "link": link}
-                Delivery.objects.filter(pk=delivery.pk).update(payload=payload)
-                again.append(delivery)
-        return again
+    link = execution.link_for_messages()
+    deliveries = execution.deliveries.select_related("channel")
+    return [row for row in deliveries if Delivery.objects.resend(row, link=link, everybody=everybody)]
 
 
 def preview(task: ExportTask, template: str, event: str = Event.SUCCESS) -> dict[str, str]:

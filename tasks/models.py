@@ -357,6 +357,11 @@ class Execution(models.Model):
         """What the source's administrators see, and what marks the query that may be killed."""
         return f"exp:{self.pk}:{self.attempt}"
 
+    def link_for_messages(self) -> int | None:
+        """The number of a valid link to the file; None when there is none that messages may offer."""
+        offered = self.rows_count != 0 or self.task is None or self.task.on_empty == OnEmpty.SEND
+        return DownloadLink.objects.issue(self).pk if offered and self.paths() else None
+
     def paths(self) -> list[Path]:
         """The files of a succeeded run, as long as they are kept. Files are only ever found through their row, never through a directory."""
         if self.status != Status.SUCCEEDED or self.files_removed_at:

@@ -285,7 +285,7 @@ def _store_occurrences(
             row = Execution.objects.record_missed(task, moment, reason)
             missed = row if reason == "misfire" else missed
         if missed is not None:
-            announce.owe(missed.pk)  # One message, about the newest: nobody wants a hundred.
+            announce.announce(missed.pk)  # One message, about the newest: nobody wants a hundred.
 
 
 def _why_not(task: ExportTask, moment: datetime, newest: datetime, late: timedelta, grace: timedelta) -> str:
@@ -305,7 +305,7 @@ def set_aside(task: ExportTask) -> None:
         moved = ExportTask.objects.filter(pk=task.pk, next_run_at=task.next_run_at).update(next_run_at=None)
         known = Execution.objects.filter(task=task, scheduled_for=task.next_run_at)
         if moved and task.next_run_at is not None and not known.exists():
-            announce.owe(Execution.objects.record_missed(task, task.next_run_at, "unplannable").pk)
+            announce.announce(Execution.objects.record_missed(task, task.next_run_at, "unplannable").pk)
 
 
 def skip_overlapping(busy: Iterable[int | None]) -> int:

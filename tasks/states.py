@@ -14,13 +14,12 @@ Two unique columns keep runs apart in the database itself, however many schedule
 and `source_slot` (one of max_concurrency places per data source). Both are NULL unless the row is running.
 """
 
-import logging
 import random
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from django.db import IntegrityError, InterfaceError, OperationalError, models, transaction
+from django.db import IntegrityError, models, transaction
 from django.db.models import F, Q
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
@@ -28,8 +27,6 @@ from django.utils.translation import gettext_lazy as _
 if TYPE_CHECKING:
     from datasources.models import DataSource
     from tasks.models import Execution, ExportTask
-
-logger = logging.getLogger(__name__)
 
 
 class Overlap(models.TextChoices):
@@ -321,13 +318,7 @@ def _announce(execution_id: int) -> None:
     """Note the messages that this end owes, in the transaction of its UPDATE."""
     from tasks import announce  # it needs the models, which need this module
 
-    try:
-        with transaction.atomic():
-            announce.owe(execution_id)
-    except (OperationalError, InterfaceError):
-        raise  # The end is stored with its messages, later.
-    except Exception:  # A message that can't be made must not keep a run from ending.
-        logger.exception("execution %s: its messages could not be made", execution_id)
+    announce.announce(execution_id)
 
 
 def retry_delay(base: float, retries: int) -> float:

@@ -144,7 +144,6 @@ class RobotTransport(WebTransport):
     words_name: ClassVar[str] = "errmsg"
     token_name: ClassVar[str] = ""
     # A signature can be too old when it arrives, so these get another one before they count.
-    signed_again: ClassVar[frozenset[str]] = frozenset({"bad_signature", "clock_skew"})
 
     @classmethod
     def problems(cls, settings: dict[str, Any]) -> dict[str, str]:
@@ -186,12 +185,7 @@ class RobotTransport(WebTransport):
         return f"[{OPEN_FILE}]({url})"
 
     def answer(self, message: Message) -> Answer:
-        answer = self._post(message)
-        if answer.reason in self.signed_again and self.settings.get("secret"):
-            answer = self._post(message)
-        return answer
-
-    def _post(self, message: Message) -> Answer:
+        """One post and no more: the limit counts them."""
         room = self.max_bytes
         while True:
             text = shorten(message.text, room, self.link(message.url) if message.url else "")

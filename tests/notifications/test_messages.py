@@ -1,5 +1,6 @@
 """Templates: filled, never evaluated; and what a name or an error says is text in every client."""
 
+import re
 import tracemalloc
 
 import pytest
@@ -86,10 +87,15 @@ def test_a_name_that_looks_like_a_link_and_a_call_is_text() -> None:
     assert shown == "［x］(http://e) ＠all ＊＊b＊＊ ＃ h"
 
 
+def test_an_address_stays_one() -> None:
+    assert messages.harmless("an a@b.cn, @all 与@all", MARKDOWN) == "an a@b.cn, ＠all 与＠all"
+
+
 @given(st.text(max_size=50))
 def test_no_value_brings_markup_or_lines(value: str) -> None:
     shown = messages.harmless(value, MARKDOWN)
-    assert not set(shown) & set("*`[]<>#@~|\\\n\r\ue000\u2028")
+    assert not set(shown) & set("*`[]<>#~|\\\n\r\ue000\ue001\u2028")
+    assert not re.search(r"(?<![A-Za-z0-9])@|@(?![A-Za-z0-9])", shown)
     assert all(
         0 < i < len(shown) - 1 and shown[i - 1].isalnum() | (shown[i - 1] == "_")
         for i, c in enumerate(shown)
@@ -125,3 +131,9 @@ def test_a_digest_holds_what_fits_and_says_how_many() -> None:
     assert str(count) in title
     assert len(text.encode()) <= 2_000
     assert text.count("\n- ") == count
+
+
+def test_without_a_file_nothing_leads_to_one() -> None:
+    text = f"a [下载]({messages.LINK_MARK}) b {messages.LINK_MARK} [x](y)"
+    assert messages.with_address(text, "") == "a  b  [x](y)"
+    assert messages.with_address(text, "u") == "a [下载](u) b u [x](y)"

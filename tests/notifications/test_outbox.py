@@ -12,11 +12,11 @@ from django.db import connection
 from django.utils import timezone
 
 from notifications import outbox
-from notifications.models import Arrival, Channel, Delivery
+from notifications.models import Arrival, Channel, Delivery, NotificationRule
 from notifications.outbox import Outbox
 from notifications.states import DeliveryStatus
 from tasks import announce, files
-from tasks.models import Execution
+from tasks.models import Execution, ExportTask
 from tasks.states import Status
 from tests.factories import make_execution, make_task, make_user
 from tests.servers.mail import Fault, MailServer, configure, read
@@ -180,8 +180,36 @@ class TestLostAnswers:
             if row.is_finished:
                 break
             assert Delivery.objects.claim([row], worker="elsewhere:1:another")
-            assert Delivery.objects.take_back(row)
+            assert outbox.take_back(row)
         assert (row.status, row.reason, row.tries) == (DeliveryStatus.DEAD, "worker_lost", 10)
+
+    def test_a_resent_message_that_may_have_arrived_says_so(self, settings: LazySettings) -> None:
+        with MailServer() as server:
+            configure(settings, server, retry_attempts=1)
+            server.say("BODY", Fault.CUT)
+            execution = run_ended(email_recipients=[A])
+            deliver()
+            announce.resend(execution)
+            deliver()
+            row = Delivery.objects.get()
+            assert (row.status, row.possibly_duplicate, len(server.log.mails)) == (DeliveryStatus.SENT, True, 2)
+
+    def test_an_answer_with_odd_characters_is_stored(self, settings: LazySettings) -> None:
+        with MailServer() as server:
+            configure(settings, server)
+            server.say("BODY", "250 ok\0 \x1b[31m")
+            run_ended(email_recipients=[A])
+            deliver()
+            assert Delivery.objects.get().status == DeliveryStatus.SENT
+
+    def test_a_sender_that_looks_seldom_does_not_take_others_for_dead(self) -> None:
+        run_ended(email_recipients=[A])
+        assert Delivery.objects.claim([Delivery.objects.get()], worker="elsewhere:1:another")
+        box = Outbox(threads=0)
+        box.reap()
+        box._seen = {pk: (state, since - 1000) for pk, (state, since) in box._seen.items()}
+        box._looked_at -= 1000
+        assert box.reap() == 0
 
 
 class TestAttachments:
@@ -249,8 +277,63 @@ class TestWarnings:
                 deliver()
             assert Delivery.objects.count() == 2
 
+    def test_one_warning_names_all_messages_of_the_run(self, settings: LazySettings) -> None:
+        with MailServer() as server:
+            configure(settings, server)
+            channel = Channel(name="名单", kind="email")
+            channel.set_settings({"recipients": [C]})
+            channel.save()
+            NotificationRule.objects.create(channel=channel)
+            for address in (B, C):
+                server.say(address, "550 5.1.1 no such user")
+            run_ended(email_recipients=[B], owner=make_user(email="owner@example.com"))
+            deliver()
+            warning = Delivery.objects.get(event="undelivered")
+            facts = dict(warning.payload["facts"])
+            assert B in facts["未送达"]
+            assert C in facts["未送达"]
+            assert mails_to(server)["owner@example.com"] >= 1
+
+    def test_a_message_that_killed_its_senders_is_announced(self) -> None:
+        run_ended(email_recipients=[B], owner=make_user(email="owner@example.com"))
+        for _sender in range(10):
+            row = Delivery.objects.get(event="success")
+            assert Delivery.objects.claim([row], worker="elsewhere:1:another")
+            assert outbox.take_back(row)
+        assert Delivery.objects.filter(event="undelivered").count() == 1
+
 
 class TestChannels:
+    def test_a_channel_that_is_switched_off_forgets_nobody_who_has_it(self, settings: LazySettings) -> None:
+        with MailServer() as server:
+            configure(settings, server)
+            channel = Channel(name="名单", kind="email")
+            channel.set_settings({"recipients": [A, B]})
+            channel.save()
+            server.say(B, "451 4.2.0 later")
+            execution = run_ended()
+            payload = announce.payload_of(execution, "success", "", "plain", None)
+            Delivery.objects.owe(execution.pk, "success", channel, payload)
+            deliver()
+            Channel.objects.update(is_active=False)
+            deliver()
+            assert Delivery.objects.get().status == DeliveryStatus.DEAD
+            Channel.objects.update(is_active=True)
+            announce.resend(execution)
+            deliver()
+            assert mails_to(server) == {A: 1, B: 1}
+
+    def test_who_was_taken_off_the_list_is_owed_nothing(self, settings: LazySettings) -> None:
+        with MailServer() as server:
+            configure(settings, server)
+            server.say(B, "451 4.2.0 later")
+            execution = run_ended(email_recipients=[A, B])
+            deliver()
+            ExportTask.objects.update(email_recipients=[A])
+            deliver()
+            assert Delivery.objects.get().status == DeliveryStatus.SENT
+            assert Arrival.of(execution.deliveries.all()) == Arrival.ALL
+
     def test_what_a_channel_lacks_is_said(self, settings: LazySettings) -> None:
         channel = Channel.objects.create(name="群", kind="dingtalk")
         execution = run_ended()

@@ -11,6 +11,7 @@ from django.conf import LazySettings
 from django.utils import timezone
 from pydantic import SecretStr
 
+from notifications import outbox
 from notifications.models import Delivery, SendingLimit
 from notifications.outbox import Outbox
 from notifications.states import DeliveryStatus
@@ -20,6 +21,7 @@ from tests.factories import make_execution, make_task
 from tests.faults.load import configure
 from tests.instance import Instance
 from tests.servers.mail import MailServer
+from tests.servers.mail import configure as configure_mail
 from tests.servers.robots import Robots, answers, cut, says
 
 FINISHED_RUNS = """
@@ -38,6 +40,7 @@ for number in range({count}):
 DYING_SENDERS = """
 import os, signal, sys
 from django.db import connection
+from notifications import outbox
 from notifications.models import Delivery, SendingLimit
 from notifications.outbox import Outbox
 from notifications.states import DeliveryStatus
@@ -168,6 +171,39 @@ class TestGovernor:
             SendingLimit.objects.update(blocked_until=timezone.now(), times=[])
             deliver()
             assert names_in(server) == {"0000": 1, "0001": 1}
+
+    def test_a_robot_that_is_left_alone_keeps_no_mail_waiting(
+        self, settings: LazySettings, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(outbox, "MOST_DUE", 5)
+        with Robots() as server, MailServer() as mail:
+            with_robot(settings, server, server.add("dingtalk").url)
+            configure_mail(settings, mail)
+            server.script(says(130101, "send too fast, exceed 20 times per minute"))
+            fail_runs(9)
+            task = make_task(email_recipients=["a@example.com"])
+            execution = Execution.objects.claim(make_execution(task).pk, worker="a:1:b")
+            assert execution is not None
+            Execution.objects.finish(execution, Status.FAILED, reason="sql_error")
+            box = Outbox(threads=0)
+            for _look in range(3):
+                box.deliver()
+            assert len(mail.log.mails) == 1
+
+    def test_a_digest_holds_only_messages_of_one_channel(self, settings: LazySettings) -> None:
+        with Robots() as server:
+            robot = server.add("dingtalk", secret="SEC0123456789")
+            with_robot(settings, server, "")
+            for number in range(12):
+                secret = "SEC-wrong" if number == 0 else "SEC0123456789"
+                task = make_task(name=f"任务{number:04d}号", dingtalk_webhook=robot.url, dingtalk_secret=secret)
+                execution = Execution.objects.claim(make_execution(task).pk, worker="a:1:b")
+                assert execution is not None
+                Execution.objects.finish(execution, Status.FAILED, reason="sql_error")
+            deliver()
+            assert names_in(server) == {f"{n:04d}": 1 for n in range(1, 12)}
+            dead = Delivery.objects.get(status=DeliveryStatus.DEAD)
+            assert dead.reason == "bad_signature"
 
     def test_what_a_robot_never_takes_is_not_sent_twice(self, settings: LazySettings) -> None:
         with Robots() as server:

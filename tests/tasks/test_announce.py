@@ -17,7 +17,7 @@ from tasks import announce, files
 from tasks.models import DownloadLink, Execution, ExportTask
 from tasks.scheduler import enqueue_occurrences
 from tasks.states import Status
-from tests.factories import make_execution, make_task, make_user
+from tests.factories import make_execution, make_scheduler, make_task, make_user
 
 pytestmark = pytest.mark.django_db
 
@@ -200,6 +200,37 @@ def test_a_stored_message_holds_no_secret(settings: LazySettings) -> None:
         assert secret not in stored
 
 
+def test_one_channel_that_is_broken_takes_no_other_with_it() -> None:
+    NotificationRule.objects.create(channel=Channel.objects.create(name="坏", kind="unknown"))
+    task = make_task(dingtalk_webhook=WEBHOOK)
+    assert owed(end(task)) == {f"{task.name} · 钉钉机器人": "success"}
+
+
+def test_a_task_that_cannot_be_planned_is_announced_and_stops_no_other() -> None:
+    broken = make_task(cron="0 9 * * *", email_recipients=["a@example.com"])
+    other = make_task(cron="0 9 * * *")
+    past = timezone.now() - timedelta(minutes=1)
+    ExportTask.objects.filter(pk=broken.pk).update(timezone="Mars/Olympus", next_run_at=past)
+    ExportTask.objects.filter(pk=other.pk).update(next_run_at=past)
+    make_scheduler().enqueue_due()
+    assert Execution.objects.filter(task=other).exists()
+    assert Delivery.objects.get().event == "missed"
+
+
+def test_a_lost_key_does_not_send_a_tasks_messages_to_another_group(settings: LazySettings) -> None:
+    configure_robot(settings)
+    task = make_task(dingtalk_webhook=WEBHOOK)
+    settings.FERNET_KEYS = ["another key, of at least some length"]
+    task.refresh_from_db()
+    assert owed(end(task)) == {f"{task.name} · 钉钉机器人": "success"}
+
+
+def test_lateness_alone_is_no_fault_to_recover_from() -> None:
+    task = make_task(owner=make_user(email="owner@example.com"), cron="* * * * *")
+    Execution.objects.record_missed(task, timezone.now(), "coalesced")
+    assert owed(end(task)) == {}
+
+
 class TestResend:
     def test_only_those_it_did_not_reach(self) -> None:
         execution = end(make_task(email_recipients=["a@example.com", "b@example.com", "c@example.com"]))
@@ -223,6 +254,14 @@ class TestResend:
         assert announce.resend(execution) == []
         assert len(announce.resend(execution, everybody=True)) == 1
         assert Delivery.objects.get().key != before
+
+    def test_the_link_is_a_valid_one(self) -> None:
+        execution = end(make_task(email_recipients=["a@example.com"]))
+        Delivery.objects.update(status=DeliveryStatus.DEAD)
+        old = DownloadLink.objects.get()
+        DownloadLink.objects.update(revoked_at=timezone.now())
+        announce.resend(execution)
+        assert Delivery.objects.get().payload["link"] == DownloadLink.objects.exclude(pk=old.pk).get().pk
 
     def test_no_query_runs_and_no_run_is_queued(self) -> None:
         execution = end(make_task(email_recipients=["a@example.com"]))

@@ -54,10 +54,11 @@ class Command(ExporterCommand):
         while not self.stopping:
             done = scheduler.step()
             busy = scheduler.executor.running or scheduler.outbox.in_flight
-            if options["once"] and not done and not busy:
+            if options["once"] and not done and not busy and not scheduler.deliver():
                 break
             scheduler.executor.wait(PAUSE)
         self._drain(scheduler)
+        scheduler.deliver()  # what the last runs owe
         scheduler.outbox.finish(SENDING)
         scheduler.stop()
         self.say(_("Scheduler stopped."))
