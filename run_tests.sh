@@ -34,6 +34,9 @@ main() {
     narrowed+=(--ignore=tests/tasks/test_limits.py --ignore=tests/tasks/test_celery.py)
     narrowed+=(--ignore=tests/tasks/test_daemon.py --ignore=tests/tasks/test_clock_jumps.py --ignore=tests/tasks/test_executors.py)
     narrowed+=(--ignore=tests/faults/test_single_faults.py --ignore=tests/faults/test_checker.py)
+    narrowed+=(--ignore=tests/notifications/test_http_guard.py --ignore=tests/notifications/test_robots.py)
+    narrowed+=(--ignore=tests/notifications/test_email.py --ignore=tests/notifications/test_transport_contract.py)
+    narrowed+=(--ignore=tests/notifications/test_messages.py --ignore=tests/site/test_browser.py)
   done
   sum_up
 }
