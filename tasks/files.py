@@ -10,6 +10,7 @@ import shutil
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 
 from django.conf import settings
@@ -55,9 +56,14 @@ def temp_directory(execution_id: int, attempt: int) -> Iterator[Path]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def publish(directory: Path, month: str) -> Path:
+def month_directory(planned_at: datetime) -> Path:
+    """Where the files of a run planned at `planned_at` become visible."""
+    return output_root() / planned_at.strftime("%Y-%m")
+
+
+def publish(directory: Path, planned_at: datetime) -> Path:
     """Make a finished attempt visible under output_dir/<month>/. Returns its new place, safe against a power cut."""
-    parent = output_root() / month
+    parent = month_directory(planned_at)
     parent.mkdir(parents=True, exist_ok=True)
     sync_directory(directory)
     target = parent / directory.name
@@ -76,11 +82,10 @@ def withdraw(directory: Path) -> None:
     shutil.rmtree(directory, ignore_errors=True)
 
 
-def sweep(execution_id: int, attempt: int) -> None:
+def sweep(execution_id: int, attempt: int, planned_at: datetime) -> None:
     """Remove what a dead attempt left: unfinished files, and files that were published but never recorded."""
     name = attempt_name(execution_id, attempt)
-    shutil.rmtree(temp_root() / name, ignore_errors=True)
-    for left in output_root().glob(f"*/{name}"):
+    for left in (temp_root() / name, month_directory(planned_at) / name):
         shutil.rmtree(left, ignore_errors=True)
 
 

@@ -95,7 +95,7 @@ def run(execution: Execution, on_progress: Callable[[Progress], None] | None = N
     """
     for earlier in range(1, execution.attempt):
         # Whoever closed it may have died before it could clear away.
-        files.sweep(execution.pk, earlier)
+        files.sweep(execution.pk, earlier, execution.planned_at)
     try:
         with files.temp_directory(execution.pk, execution.attempt) as directory:
             return _run_in(directory, execution, on_progress)
@@ -355,7 +355,7 @@ def _publish(execution: Execution, pipeline: Pipeline, directory: Path) -> Execu
     writer = pipeline.writer
     assert writer is not None
     try:
-        place = files.publish(directory, execution.planned_at.strftime("%Y-%m"))
+        place = files.publish(directory, execution.planned_at)
     except OSError as exc:
         return _end(execution, outcome_of(exc), pipeline)
     parts = [replace(part, path=place / part.path.name) for part in pipeline.parts]

@@ -327,7 +327,7 @@ def close_lost(execution: Execution) -> bool:
 
 def clear_away(execution: Execution) -> None:
     """Remove what a dead attempt left: files, and its query on the server."""
-    files.sweep(execution.pk, execution.attempt)
+    files.sweep(execution.pk, execution.attempt, execution.planned_at)
     if execution.backend_id and execution.data_source is not None:
         try:
             source = execution.data_source

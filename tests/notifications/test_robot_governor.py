@@ -45,7 +45,7 @@ from notifications.models import Delivery, SendingLimit
 from notifications.outbox import Outbox
 from notifications.states import DeliveryStatus
 
-STEPS = ("connect", "sendall", "send", "write", "recv_into", "read", "execute", "executemany", "commit", "close")
+STEPS = ("connect", "sendall", "send", "write", "recv_into", "read", "execute", "query", "commit", "close")
 
 def die_at(step):
     count = 0
@@ -314,7 +314,7 @@ def test_a_sender_may_die_at_any_step_of_a_post(instance: Instance, stride: int)
         configure(instance, notifications={"private_hosts": [server.place]})
         killed = die_at_every_step(instance, fields, first=1, stride=stride, runs=400 // stride)
         print(f"{instance.kind}: {killed} senders died over a post")
-        assert killed > 50 // stride
+        assert killed > 25 // stride
         seen, doubtful = names_in(server), possibly_twice(instance)
         assert set(seen) == {f"{number:04d}" for number in range(killed + 1)}
         assert {name for name, count in seen.items() if count > 1} <= doubtful
@@ -328,7 +328,7 @@ def test_a_sender_may_die_at_any_step_of_a_mail(instance: Instance, stride: int)
         fields: dict[str, object] = {"email_recipients": ["a@example.com"]}
         killed = die_at_every_step(instance, fields, first=1, stride=stride, runs=400 // stride)
         print(f"{instance.kind}: {killed} senders died over a mail")
-        assert killed > 50 // stride
+        assert killed > 25 // stride
         numbers = Counter(
             line for mail in server.log.mails for line in mail.content.split(b"\r\n") if line.startswith(b"Message-ID")
         )

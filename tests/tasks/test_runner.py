@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -228,8 +229,8 @@ def test_a_run_that_lost_its_place_at_the_very_end_withdraws_its_file(
     execution = claimed(make_task(data_source=source, sql="SELECT n FROM numbers"))
     publish = files.publish
 
-    def publish_too_late(directory: Path, month: str) -> Path:
-        place = publish(directory, month)
+    def publish_too_late(directory: Path, planned_at: datetime) -> Path:
+        place = publish(directory, planned_at)
         Execution.objects.filter(pk=execution.pk).update(attempt=2)
         return place
 
@@ -336,7 +337,7 @@ def test_what_an_earlier_attempt_has_left_is_cleared_away(tmp_path: Path) -> Non
     execution = claimed(make_task(data_source=source, sql="SELECT n FROM numbers", format="csv"))
     Execution.objects.filter(pk=execution.pk).update(attempt=3)
     execution.refresh_from_db()
-    for root in (files.temp_root(), files.output_root() / "2025-08"):
+    for root in (files.temp_root(), files.month_directory(execution.planned_at)):
         for attempt in (1, 2):
             left = root / files.attempt_name(execution.pk, attempt)
             left.mkdir(parents=True)

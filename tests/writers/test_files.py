@@ -2,6 +2,7 @@
 
 import os
 import unicodedata
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from tasks import files
 
+AUGUST = datetime(2025, 8, 12, tzinfo=UTC)
 NASTY = [
     "", " ", ".", "..", "...", "../", "../../etc/passwd", "..\\..\\windows", "/etc/passwd", "C:\\x", "C:", "\\\\host\\share",
     "a/b", "a\\b", "a\x00b", "\x00", "a\nb", "a\rb", "a\tb", "\x1b[2J", "\x7f", "\x85", "a\u2028b", "a\u2029b",
@@ -81,7 +83,7 @@ def test_publishing_is_one_rename(roots: tuple[Path, Path], monkeypatch: pytest.
         assert directory.stat().st_mode & 0o777 == 0o700
         for name in ("a.xlsx", "a_part2.xlsx"):
             (directory / name).write_text(name)
-        place = files.publish(directory, "2025-08")
+        place = files.publish(directory, AUGUST)
     assert place == output / "2025-08" / "7-1"
     assert renames == [(str(temp / "7-1"), str(place))]
     assert tree(output) == ["2025-08", "2025-08/7-1", "2025-08/7-1/a.xlsx", "2025-08/7-1/a_part2.xlsx"]
@@ -95,7 +97,7 @@ def test_what_is_published_already_is_not_replaced(roots: tuple[Path, Path]) -> 
     with files.temp_directory(7, 1) as directory:
         (directory / "a.xlsx").write_text("second")
         with pytest.raises(OSError, match="7-1"):
-            files.publish(directory, "2025-08")
+            files.publish(directory, AUGUST)
     assert (output / "2025-08" / "7-1" / "a.xlsx").read_text() == "first"
 
 
@@ -119,7 +121,7 @@ def test_withdrawing_removes_what_was_published_and_may_be_done_twice(roots: tup
     _temp, output = roots
     with files.temp_directory(7, 1) as directory:
         (directory / "a.xlsx").write_text("x")
-        place = files.publish(directory, "2025-08")
+        place = files.publish(directory, AUGUST)
     files.withdraw(place)
     files.withdraw(place)
     assert tree(output) == ["2025-08"]
@@ -136,8 +138,8 @@ def test_sweeping_removes_one_dead_attempt_wherever_it_stopped(roots: tuple[Path
     ):
         directory.mkdir(parents=True)
         (directory / "a.xlsx").write_text("x")
-    files.sweep(7, 1)
-    files.sweep(7, 1)
+    files.sweep(7, 1, datetime(2025, 7, 3, tzinfo=UTC))
+    files.sweep(7, 1, datetime(2025, 7, 3, tzinfo=UTC))
     assert [path for path in tree(temp) if "xlsx" in path] == ["17-1/a.xlsx", "7-2/a.xlsx"]
     assert [path for path in tree(output) if "xlsx" in path] == ["2025-08/7-2/a.xlsx"]
 
