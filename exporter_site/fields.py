@@ -45,6 +45,8 @@ class SecretField(_EncryptedText):
             return value
         if isinstance(value, Undecryptable):
             return connection.Database.Binary(value.stored)  # type: ignore[attr-defined]
+        if value:
+            remember_secret(str(value))
         return super().get_db_prep_save(value, connection)
 
     def get_placeholder(self, value: Any, compiler: Any, connection: BaseDatabaseWrapper) -> str:

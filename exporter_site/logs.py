@@ -1,6 +1,9 @@
 """Log lines: redacted as a whole (message and traceback), one line per event, rotated safely by several processes."""
 
 import logging
+import sys
+import traceback
+from types import TracebackType
 from typing import Any
 
 from exporter_site.config import Logging, resolve
@@ -22,6 +25,11 @@ class RedactingFormatter(logging.Formatter):
         text = text.encode("utf-8", "backslashreplace").decode()
         # A traceback keeps its lines, indented so that none of them can pass for a log line of its own.
         return text.replace("\n", "\n    ")
+
+
+def redacting_excepthook(kind: type[BaseException], exc: BaseException, trace: TracebackType | None) -> None:
+    """What Python prints of an exception that nobody caught, without secrets."""
+    sys.stderr.write(redact("".join(traceback.format_exception(kind, exc, trace))))
 
 
 def logging_settings(config: Logging) -> dict[str, Any]:
@@ -61,6 +69,8 @@ def logging_settings(config: Logging) -> dict[str, Any]:
         "root": {"handlers": handlers, "level": config.level},
         # sqlglot and the log handler explain themselves at length; Django's SQL log would hold bound values.
         "loggers": {
+            "urllib3": {"level": "INFO"},  # at DEBUG it writes down whole addresses
+            "django": {"handlers": []},  # Django's own handlers do not redact
             "sqlglot": {"level": "ERROR"},
             "ConcurrentLogHandler": {"level": "ERROR"},
             "django.db.backends": {"level": "WARNING"},

@@ -5,8 +5,27 @@ from typing import Any
 from django.http import HttpRequest
 from unfold.admin import ModelAdmin, TabularInline
 
+from exporter_site.fields import SecretField
 
-class SubmitActionsAdmin(ModelAdmin):  # type: ignore[misc]  # untyped library
+
+class WriteOnlySecrets:
+    """Where nothing can be changed, the admin shows what is stored: secrets are left out there."""
+
+    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
+        fieldsets = super().get_fieldsets(request, obj)  # type: ignore[misc]
+        if obj is None or self.has_change_permission(request, obj):  # type: ignore[attr-defined]
+            return fieldsets
+        secret = {field.name for field in obj._meta.fields if isinstance(field, SecretField)}
+        return [(title, {**options, "fields": _without(secret, options["fields"])}) for title, options in fieldsets]
+
+
+def _without(names: set[str], fields: Any) -> tuple[Any, ...]:
+    """`fields` of a fieldset, also within its lines, without `names`."""
+    lines = (field if isinstance(field, str) else _without(names, field) for field in fields)
+    return tuple(line for line in lines if line and line not in names)
+
+
+class SubmitActionsAdmin(WriteOnlySecrets, ModelAdmin):  # type: ignore[misc]  # untyped library
     """Shows the buttons of `actions_submit_line` on the page of a new object too; the theme has them only later."""
 
     def changeform_view(

@@ -24,6 +24,7 @@ _SHAPES = (
         r"(?P<keep>(?P<q>[\"']?)\b\w*(?:password|passwd|secret|token)(?P=q)\s*:\s*(?P<quote>[\"']))(?:(?!(?P=quote)).)+",
         re.IGNORECASE,
     ),
+    re.compile(r"(?P<keep>/d/\d+\.)[\w-]+"),  # a link to a file
     re.compile(r"(?P<keep>\b(?:Bearer|Basic)\s+)[\w.~+/-]{8,}=*", re.IGNORECASE),
 )
 

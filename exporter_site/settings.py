@@ -24,7 +24,7 @@ from exporter_site.config import (
 )
 from exporter_site.keys import load_keys
 from exporter_site.language import cli_language, early_gettext
-from exporter_site.logs import logging_settings
+from exporter_site.logs import logging_settings, redacting_excepthook
 from exporter_site.redact import remember_secret
 
 os.umask(0o077)  # Exports, logs and the database hold other people's data.
@@ -179,6 +179,7 @@ WHITENOISE_MAX_AGE = CONFIG.web.send_file_max_age_default
 WHITENOISE_USE_FINDERS = WHITENOISE_AUTOREFRESH = not STATIC_ROOT.is_dir()
 
 LOGGING = logging_settings(CONFIG.logging)
+sys.excepthook = redacting_excepthook
 
 
 def _menu(title: Promise, icon: str, model: str) -> dict[str, Any]:

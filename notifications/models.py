@@ -15,6 +15,7 @@ from django.utils.translation import gettext_lazy as _
 
 from exporter_site.config import is_placeholder
 from exporter_site.fields import SecretField, Undecryptable
+from exporter_site.redact import remember_secret
 from notifications import messages, reasons
 from notifications.messages import ANNOUNCED, Event
 from notifications.states import OPEN, DeliveryQuerySet, DeliveryStatus, LimitQuerySet
@@ -112,7 +113,10 @@ class Channel(models.Model):
             return {"recipients": [self.user.email] if self.user.email else []}
         if isinstance(self.secrets, Undecryptable):
             raise ChannelError("secret_unreadable")
-        return {**self.settings, **(json.loads(self.secrets) if self.secrets else {})}
+        secrets: dict[str, str] = json.loads(self.secrets) if self.secrets else {}
+        for secret in secrets.values():
+            remember_secret(secret)  # the field knows them only as one text
+        return {**self.settings, **secrets}
 
     def set_settings(self, values: Mapping[str, Any]) -> None:
         """Take over `values` (a value for each setting of the kind), secrets apart from the others."""
