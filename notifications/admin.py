@@ -17,7 +17,7 @@ from unfold.admin import ModelAdmin
 from unfold.decorators import action, display
 
 from exporter_site.modeladmin import LogAdmin, LogInline, SubmitActionsAdmin
-from notifications import outbox, reasons
+from notifications import reasons, sender
 from notifications.forms import PREFIX, RuleForm, channel_form
 from notifications.messages import LINK_MARK, Event
 from notifications.models import Channel, Delivery, NotificationRule
@@ -122,7 +122,7 @@ class ChannelAdmin(SubmitActionsAdmin):
         self._test(request, obj)
 
     def _test(self, request: HttpRequest, channel: Channel) -> None:
-        for name, answer in outbox.send_test(channel).items():
+        for name, answer in sender.send_test(channel).items():
             whom = "" if name in ("", ROBOT) else f" {name}"
             if answer.verdict == Verdict.ACCEPTED:
                 messages.success(

@@ -57,13 +57,14 @@ def announce(execution_id: int) -> None:
 
 
 @contextmanager
-def _alone(complaint: str) -> Iterator[None]:
-    """What fails in here is undone and written to the log, and nothing else is lost by it."""
+def _alone(complaint: str, *, check: bool = False) -> Iterator[None]:
+    """What fails in here is undone and written to the log, and nothing else is lost by it. With `check` also what
+    PostgreSQL would find only at the end of the transaction: a channel that has been deleted meanwhile."""
     try:
         with transaction.atomic():
             yield
-            if connection.vendor == "postgresql":
-                connection.check_constraints()  # A channel may have been deleted: better known here than at the end.
+            if check and connection.vendor == "postgresql":
+                connection.check_constraints()
     except (OperationalError, InterfaceError):
         raise  # The database is away: all of it is done again.
     except Exception:
@@ -75,11 +76,11 @@ def owe(execution_id: int) -> None:
     execution = Execution.objects.select_related("task", "task__owner").filter(pk=execution_id).first()
     if execution is None or execution.task is None or not execution.notify:
         return
-    events = _events_of(execution)
+    targets = list(targets_of(execution.task))
+    events = _events_of(execution) if targets else []
     if not events:
         return
     with translation.override(settings.LANGUAGE_CODE):
-        targets = list(targets_of(execution.task))
         alerts = _alerts(execution.task, targets)
         owed = []
         for target in targets:
@@ -90,7 +91,7 @@ def owe(execution_id: int) -> None:
             return
         link = execution.link_for_messages()
         for event, target in owed:
-            with _alone(f"execution {execution.pk}: no message to channel {target.channel.pk}"):
+            with _alone(f"execution {execution.pk}: no message to channel {target.channel.pk}", check=True):
                 payload = payload_of(execution, event, target.template, target.channel.transport_class.markup, link)
                 payload["alerts"] = alerts
                 Delivery.objects.owe(execution.pk, event, target.channel, payload)

@@ -5,7 +5,7 @@ from typing import Any
 
 from django import forms
 from django.contrib import admin, messages
-from django.db.models import QuerySet
+from django.db.models import Prefetch, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import get_object_or_404
 from django.urls import reverse
@@ -20,7 +20,7 @@ from unfold.decorators import action, display
 from exporter_site.formats import human_duration, human_size
 from exporter_site.modeladmin import LogAdmin, LogInline
 from notifications.admin import DeliveryInline, say_resent
-from notifications.models import Arrival
+from notifications.models import Arrival, Delivery
 from tasks import announce, reasons
 from tasks.downloads import parts_of
 from tasks.models import Download, DownloadLink, Execution
@@ -176,7 +176,7 @@ class ExecutionAdmin(LogAdmin):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Execution]:
         queryset: QuerySet[Execution] = super().get_queryset(request)
-        return queryset.prefetch_related("deliveries")
+        return queryset.prefetch_related(Prefetch("deliveries", Delivery.objects.defer("payload", "history")))
 
     def get_readonly_fields(self, request: HttpRequest, obj: Execution | None = None) -> tuple[str, ...]:
         return tuple(name for _title, options in self.fieldsets for row in options["fields"] for name in _flat(row))

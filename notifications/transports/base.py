@@ -1,6 +1,6 @@
 """What a transport promises: it hands one message to its recipients, and says for each what the other side answered.
 
-It keeps nothing and retries nothing; what is done about an answer is decided in outbox.py. It never raises for what
+It keeps nothing and retries nothing; what is done about an answer is decided in sender.py. It never raises for what
 the other side or the network does: that is an Answer.
 """
 

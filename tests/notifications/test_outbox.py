@@ -11,7 +11,7 @@ from django.conf import LazySettings
 from django.db import connection
 from django.utils import timezone
 
-from notifications import outbox
+from notifications import outbox, sender
 from notifications.models import Arrival, Channel, Delivery, NotificationRule
 from notifications.outbox import Outbox
 from notifications.states import DeliveryStatus
@@ -180,7 +180,7 @@ class TestLostAnswers:
             if row.is_finished:
                 break
             assert Delivery.objects.claim([row], worker="elsewhere:1:another")
-            assert outbox.take_back(row)
+            assert sender.take_back(row)
         assert (row.status, row.reason, row.tries) == (DeliveryStatus.DEAD, "worker_lost", 10)
 
     def test_a_resent_message_that_may_have_arrived_says_so(self, settings: LazySettings) -> None:
@@ -299,7 +299,7 @@ class TestWarnings:
         for _sender in range(10):
             row = Delivery.objects.get(event="success")
             assert Delivery.objects.claim([row], worker="elsewhere:1:another")
-            assert outbox.take_back(row)
+            assert sender.take_back(row)
         assert Delivery.objects.filter(event="undelivered").count() == 1
 
 
@@ -375,7 +375,7 @@ class TestChannels:
             channel = Channel(name="名单", kind="email")
             channel.set_settings({"recipients": [A]})
             channel.save()
-            answers = outbox.send_test(channel)
+            answers = sender.send_test(channel)
             assert [str(answer.verdict) for answer in answers.values()] == ["accepted"]
             assert mails_to(server) == {A: 1}
 

@@ -4,7 +4,7 @@ from django.core.management.base import CommandParser
 from django.utils.translation import gettext as _
 
 from exporter_site.command import ExporterCommand, Failed, WrongUse
-from notifications import outbox, reasons
+from notifications import reasons, sender
 from notifications.models import Channel
 from notifications.transports import transports
 from notifications.transports.base import ROBOT, Verdict
@@ -37,7 +37,7 @@ class Command(ExporterCommand):
         )
 
     def handle_test(self, options: dict[str, Any]) -> None:
-        answers = outbox.send_test(find_channel(options["channel"]))
+        answers = sender.send_test(find_channel(options["channel"]))
         if options["as_json"]:
             self.print_json(
                 {
