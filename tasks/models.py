@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from django.conf import settings
 from django.core.exceptions import ValidationError
-from django.core.validators import MaxValueValidator, validate_email
+from django.core.validators import MaxValueValidator
 from django.db import IntegrityError, models, transaction
 from django.db.models.functions import Now
 from django.utils import timezone
@@ -191,15 +191,15 @@ class ExportTask(models.Model):
 
     def _check_webhook(self) -> None:
         if self.dingtalk_webhook:
-            clean_settings("dingtalk", self.channel_settings("dingtalk"))
+            self.dingtalk_webhook = clean_settings("dingtalk", self.channel_settings("dingtalk"))["webhook_url"]
 
     def _check_template(self) -> None:
         messages.check(self.dingtalk_message_template)
 
     def _check_recipients(self) -> None:
         self.email_recipients = _as_list(self.email_recipients)
-        for address in self.email_recipients:
-            validate_email(address)
+        if self.email_recipients:
+            self.email_recipients = clean_settings("email", self.channel_settings("email"))["recipients"]
 
     def _check_tags(self) -> None:
         self.tags = _as_list(self.tags)

@@ -4,7 +4,7 @@ import signal
 import subprocess
 import time
 from collections import Counter, deque
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from django.conf import LazySettings
@@ -18,9 +18,9 @@ from notifications.states import DeliveryStatus
 from tasks.models import Execution
 from tasks.states import Status
 from tests.factories import make_execution, make_task
-from tests.faults.load import configure
+from tests.faults.load import add_source, add_tasks, configure, minutely
 from tests.instance import Instance
-from tests.servers.mail import MailServer
+from tests.servers.mail import Fault, MailServer
 from tests.servers.mail import configure as configure_mail
 from tests.servers.robots import Robots, answers, cut, says
 
@@ -335,3 +335,43 @@ def test_a_sender_may_die_at_any_step_of_a_mail(instance: Instance, stride: int)
         assert len(numbers) == killed + 1
         assert sum(count > 1 for count in numbers.values()) <= len(possibly_twice(instance))
         assert max(numbers.values()) <= 2
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_mail_server_that_hangs_keeps_no_robot_waiting(settings: LazySettings) -> None:
+    with Robots() as server, MailServer() as mail:
+        with_robot(settings, server, server.add("dingtalk").url)
+        configure_mail(settings, mail, smtp_timeout=3)
+        mail.say("CONNECT", *[Fault.SILENCE] * 10)
+        for _number in range(5):
+            task = make_task(email_recipients=["a@example.com"], dingtalk_webhook=server.add("dingtalk").url)
+            execution = Execution.objects.claim(make_execution(task).pk, worker="a:1:b")
+            assert execution is not None
+            Execution.objects.finish(execution, Status.FAILED, reason="sql_error")
+        box = Outbox(threads=3)
+        until = time.monotonic() + 30
+        while len(server.accepted) < 5 and time.monotonic() < until:
+            box.deliver()
+            time.sleep(0.05)
+        arrived_while_hanging = len(server.accepted) == 5 and box.in_flight > 0
+        box.finish(60)
+        box.close()
+        assert arrived_while_hanging
+        assert not mail.log.mails
+
+
+@pytest.mark.parametrize("options", [("--once",), ("--once", "--executor=inline")])
+def test_once_also_sends_what_its_runs_owe(instance: Instance, options: tuple[str, ...]) -> None:
+    with Robots() as server:
+        configure(
+            instance,
+            dingtalk={"webhook_url": server.add("dingtalk").url},
+            notifications={"private_hosts": [server.place]},
+        )
+        add_source(instance)
+        add_tasks(instance, minutely(3, 1, datetime.now(UTC)))
+        instance.manage("runscheduler", *options)
+        states = "from notifications.models import *\nprint(*sorted(row.status for row in Delivery.objects.all()))"
+        assert instance.python(states).split() == ["sent"] * 3
+        assert len(server.accepted) == 3
+        assert all("执行时间" in text for text in server.texts())

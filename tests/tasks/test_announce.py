@@ -289,3 +289,14 @@ def test_a_task_refuses_a_template_with_unknown_names() -> None:
     with pytest.raises(ValidationError) as caught:
         make_task(dingtalk_message_template="{rows}")
     assert "dingtalk_message_template" in caught.value.message_dict
+
+
+def test_a_tasks_own_addresses_are_checked_and_tidied() -> None:
+    task = make_task(
+        dingtalk_webhook=f"  {WEBHOOK}&timestamp=1690000000000&sign=abc%3D ", email_recipients=["A@x.cn", "a@x.cn"]
+    )
+    assert task.dingtalk_webhook == WEBHOOK
+    assert task.email_recipients == ["A@x.cn"]
+    with pytest.raises(ValidationError) as caught:
+        make_task(dingtalk_webhook="https://example.com/?access_token=x", email_recipients=["nobody"])
+    assert set(caught.value.message_dict) == {"dingtalk_webhook", "email_recipients"}
