@@ -138,6 +138,12 @@ def minutely(tasks: int, minutes: int, now: datetime) -> dict[str, Owed]:
     return found
 
 
+def due_once(tasks: int, now: datetime) -> dict[str, Owed]:
+    """`tasks` schedules that are due at `now` and then not again before the next year: a test that takes longer than it
+    thought owes no more."""
+    return {f"task {number}": Owed("0 0 1 1 *", "Asia/Shanghai", now, 1) for number in range(tasks)}
+
+
 @dataclass
 class Fleet:
     """`size` schedulers of one installation, kept alive by keep()."""

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from tests.faults.load import MOST_RECOVERY, Killer, Load, add_source, add_tasks, make_load, minutely, seed
+from tests.faults.load import MOST_RECOVERY, Killer, Load, add_source, add_tasks, due_once, make_load, seed
 from tests.instance import Instance
 
 # The server of the exports dies while the scheduler starts one run after another.
@@ -64,7 +64,7 @@ def running(load: Load) -> set[tuple[int, int]]:
 
 def test_a_server_that_dies_while_runs_are_started_forgets_none(instance: Instance) -> None:
     add_source(instance)
-    add_tasks(instance, minutely(3, 1, datetime.now(UTC)))
+    add_tasks(instance, due_once(3, datetime.now(UTC)))
     assert instance.python(SERVER_DIES).splitlines()[-1] == "[1, 2, 3] 0"
 
 

@@ -18,7 +18,7 @@ from notifications.states import DeliveryStatus
 from tasks.models import Execution
 from tasks.states import Status
 from tests.factories import make_execution, make_task
-from tests.faults.load import add_source, add_tasks, configure, minutely
+from tests.faults.load import add_source, add_tasks, configure, due_once
 from tests.instance import Instance
 from tests.servers.mail import Fault, MailServer
 from tests.servers.mail import configure as configure_mail
@@ -369,7 +369,7 @@ def test_once_also_sends_what_its_runs_owe(instance: Instance, options: tuple[st
             notifications={"private_hosts": [server.place]},
         )
         add_source(instance)
-        add_tasks(instance, minutely(3, 1, datetime.now(UTC)))
+        add_tasks(instance, due_once(3, datetime.now(UTC)))
         instance.manage("runscheduler", *options)
         states = "from notifications.models import *\nprint(*sorted(row.status for row in Delivery.objects.all()))"
         assert instance.python(states).split() == ["sent"] * 3
