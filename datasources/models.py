@@ -89,10 +89,11 @@ class DataSource(models.Model):
         if self.kind not in connectors:
             raise ValidationError({"kind": _("Unknown kind. Known are: {kinds}.").format(kinds=", ".join(connectors))})
         fields = self.connector_class.fields
-        if "host" in fields and not self.host:
-            raise ValidationError({"host": _("A host is needed.")})
-        if "host" in fields and (any(char in self.host for char in "/@,\\ ") or not self.host.isprintable()):
-            raise ValidationError({"host": _("Give one host name or address, without protocol, path or user.")})
+        place = self.connector_class.place
+        try:
+            self.connector_class.check_place(getattr(self, place))
+        except ValueError as exc:
+            raise ValidationError({place: str(exc)}) from exc
         for name, empty in (("host", ""), ("port", None), ("username", ""), ("password", "")):
             if name not in fields:
                 setattr(self, name, empty)

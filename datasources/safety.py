@@ -44,19 +44,29 @@ _WRITING = (
     exp.Attach,
     exp.Detach,
 )
-# Functions that a read-only transaction lets through although they reach files, other servers, settings or sessions.
-_FORBIDDEN_FUNCTIONS = re.compile(
-    r"""load_file | sys_(?:exec|eval) | get_lock | release_lock | release_all_locks | master_pos_wait | source_pos_wait
-    | xml_?extractvalue_file
-    | pg_(?:read|write|ls|stat|logdir|reload|rotate|terminate|cancel|switch|create|drop|start|stop|backup|promote|import
-          |export|replication|logical|notify|file|signal|advisory|try_advisory|wal_replay|copy|log_backend|nextoid
-          |extension_config|sync|get_wal|set)_?\w*
-    | pg_file\w* | lo_\w+ | loread | lowrite | dblink\w* | set_config | setval | nextval
+# Functions that a read-only transaction lets through although they reach files, other servers, settings, sessions or
+# the storage itself, or run SQL out of a text that nobody has looked at.
+_OF_POSTGRESQL = r"""
+    pg_(?:read|write|ls|stat|logdir|reload|rotate|terminate|cancel|switch|create|drop|start|stop|backup|promote|import
+          |export|replication|logical|notify|file|signal|advisory|try_advisory|wal_replay|copy|log_backend|log_standby
+          |nextoid|extension_config|sync|get_wal|set|restore|clear|prewarm|truncate|buffercache|current_xact_id)_?\w*
+    | lo_(?:close|creat|create|export|from_bytea|get|import|lseek|lseek64|open|put|tell|tell64|truncate|truncate64|unlink)
+    | loread | lowrite | dblink\w* | postgres_fdw_\w+ | set_config | setval | nextval
     | query_to_xml\w* | table_to_xml\w* | cursor_to_xml\w* | schema_to_xml\w* | database_to_xml\w*
-    | xpath_table | ts_stat | txid_current | crosstab\w* | connectby
-    | load_extension | writefile | readfile | edit | fts3_tokenizer""",
-    re.IGNORECASE | re.VERBOSE,
-)
+    | xpath_table | ts_stat | ts_rewrite | txid_current | crosstab\w* | connectby
+    | brin_(?:de)?summarize\w* | gin_clean_pending_list | binary_upgrade_\w+ | autoprewarm_\w+
+    | http_(?:get|post|put|patch|delete|head) | run_command_on_\w+ | query_export_to_s3 | table_import_from_s3
+"""
+_OF_OTHERS = r"""
+    load_file | sys_(?:exec|eval|get|set) | get_lock | release_lock | release_all_locks | service_\w+_locks
+    | (?:master|source)_pos_wait | master_gtid_wait | wait_for_executed_gtid_set | wait_until_sql_thread_after_gtids
+    | group_replication_\w+ | asynchronous_connection_failover_\w+ | keyring_\w+ | version_tokens_\w+ | audit_log_\w+
+    | spider_\w+ | memc_\w+ | gman_\w+ | lib_mysqludf_\w+ | xml_?extractvalue_file
+    | load_extension | writefile | readfile | edit | fts3_tokenizer | fsdir | zipfile
+"""
+_FORBIDDEN_FUNCTIONS = re.compile(f"{_OF_POSTGRESQL} | {_OF_OTHERS}", re.IGNORECASE | re.VERBOSE)
+# PostgreSQL calls f(x) for x.f, too; only its own functions count there: columns have names like keyring_id.
+_FORBIDDEN_ATTRIBUTES = re.compile(_OF_POSTGRESQL, re.IGNORECASE | re.VERBOSE)
 
 
 class UnsafeSQL(ValueError):
@@ -127,16 +137,27 @@ def _check_escaped_names(sql: str, found: list[Token]) -> None:
 
 
 def _plain_text(found: list[Token]) -> str:
-    """The SQL as the parser shall see it: without comments (the two could disagree where one ends), names as values."""
+    """The SQL as the parser shall see it: the two must not disagree where anything ends.
+
+    So without comments, names as values, and no literal with a quote or a backslash in it.
+    """
     pieces = []
     for token in found:
         if token.kind is Kind.COMMENT:
             pieces.append(" ")
         elif token.kind is Kind.NAME:
             pieces.append("'2000-01-01'")
+        elif token.kind is Kind.TEXT:
+            pieces.append(_plain_literal(token.text))
         else:
             pieces.append(token.text)
     return "".join(pieces)
+
+
+def _plain_literal(text: str) -> str:
+    opening = text[: text.index("$", 1) + 1] if text.startswith("$") else text[0]
+    content = text[len(opening) : -len(opening)]
+    return "'" + re.sub(r"['\\]", "", re.sub('"+', '"', content)) + "'"
 
 
 def _check_tree(sql: str, dialect: Dialect) -> None:
@@ -156,8 +177,7 @@ def _check_tree(sql: str, dialect: Dialect) -> None:
                     clause=type(node).__name__.upper()
                 )
             )
-        name = _function_name(node, dialect)
-        if name and _FORBIDDEN_FUNCTIONS.fullmatch(name):
+        if name := _forbidden_name(node, dialect):
             raise UnsafeSQL(
                 _(
                     "The function {name} reaches beyond the data (files, settings, other sessions) and is not allowed."
@@ -165,17 +185,20 @@ def _check_tree(sql: str, dialect: Dialect) -> None:
             )
 
 
-def _function_name(node: exp.Expr, dialect: Dialect) -> str:
-    if isinstance(node, exp.Anonymous):
-        return str(node.name)
+def _forbidden_name(node: exp.Expr, dialect: Dialect) -> str:
+    """The name of a forbidden function that `node` calls, or may call; "" for all others."""
     if isinstance(node, exp.Func):
-        return str(node.sql_name())
-    # PostgreSQL calls f(x) for x.f, too.
-    if dialect.dollar_quotes and isinstance(node, exp.Dot) and isinstance(node.expression, exp.Identifier):
-        return str(node.expression.name)
-    if dialect.dollar_quotes and isinstance(node, exp.Column) and node.table:
-        return str(node.name)
-    return ""
+        name = str(node.name if isinstance(node, exp.Anonymous) else node.sql_name())
+        return name if _FORBIDDEN_FUNCTIONS.fullmatch(name) else ""
+    if not dialect.dollar_quotes:
+        return ""
+    if isinstance(node, exp.Dot) and isinstance(node.expression, exp.Identifier):
+        name = str(node.expression.name)
+    elif isinstance(node, exp.Column) and node.table:
+        name = str(node.name)
+    else:
+        return ""
+    return name if _FORBIDDEN_ATTRIBUTES.fullmatch(name) else ""
 
 
 def _parser_message(exc: Exception) -> str:

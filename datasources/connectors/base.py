@@ -14,7 +14,6 @@ A cell that does not fit its column (0000-00-00, infinity, NaN, 25:00:00) stays 
 then writes text and counts it.
 """
 
-import ipaddress
 import os
 import socket
 import sys
@@ -26,11 +25,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 from zoneinfo import ZoneInfo
 
 from django.utils.translation import gettext as _
 
+from datasources import hosts
 from datasources.sqltext import Dialect
 
 CONNECT_TIMEOUT = 8  # seconds; people wait for "Test connection", and 10 is promised for the whole test
@@ -185,12 +185,14 @@ class Connector(ABC):
             for batch in result.batches: …
 
     Leaving the block early (an error, a full disk, a limit) ends the query on the server; it is never read to its
-    end. `fields` are the DataSource fields that matter for this kind; the form and the API show no others.
+    end. `fields` are the DataSource fields that matter for this kind; the form and the API show no others. `place` is
+    the one of them that says where the data is.
     """
 
     dialect: ClassVar[Dialect]
     default_port: ClassVar[int] = 0
     fields: ClassVar[tuple[str, ...]] = ("host", "port", "database", "username", "password", "charset", "ssl_mode")
+    place: ClassVar[str] = "host"
 
     def __init__(self, params: ConnectionParams) -> None:
         self.params = params
@@ -200,13 +202,22 @@ class Connector(ABC):
         self._closing = threading.Lock()  # close() and cancel() come from two threads
 
     def __enter__(self) -> Self:
-        self.open()
+        try:
+            self.open()
+        except BaseException:
+            self.close()  # logged in, but the session could not be prepared
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    @staticmethod
+    def check_place(place: str) -> None:
+        """Raise ValueError, with a sentence, for what no source may lead to. Asked when it is saved; open() asks too."""
+        hosts.check_host(place)
 
     @abstractmethod
     def open(self) -> None:
@@ -342,48 +353,26 @@ def _columns_of(rows: list[Row], size: int) -> Iterator[list[Sequence[Cell]]]:
         yield list(zip(*rows[start : start + most], strict=True))
 
 
-def resolve_host(host: str, port: int) -> int:
-    """How many seconds the driver may take for each address of `host`: it tries them one after the other.
+def resolve_host(host: str, port: int) -> tuple[list[str], int]:
+    """The addresses to try one after the other, all of them checked, and how many seconds each may take.
 
-    Raises ConnectorError when `host` is no host name, or is not known to the name service within 5 seconds. Drivers
-    take paths for sockets and lists for several hosts; a source has one host.
+    Raises ConnectorError when `host` may not be connected to, or is not known to the name service within 5 seconds.
     """
-    if not host or any(char in host for char in "/@,\\") or any(char.isspace() or ord(char) < 32 for char in host):
-        raise ConnectorError(
-            "connection_failed",
-            _("“{host}” is not a host name. Give one name or address, without protocol, path or user.").format(
-                host=host
-            ),
-        )
-    try:
-        ipaddress.ip_address(host)
-        return CONNECT_TIMEOUT
-    except ValueError:
-        pass
-    failure: list[Exception] = []
-    addresses: list[Any] = []
-
-    def look_up() -> None:
-        try:
-            addresses.extend(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
-        except (OSError, UnicodeError) as exc:  # UnicodeError: no name can look so (an empty label, a long one)
-            failure.append(exc)
-
     started = time.monotonic()
-    # getaddrinfo knows no timeout, and a broken name server can hold it for half a minute.
-    thread = threading.Thread(target=look_up, daemon=True)
-    thread.start()
-    thread.join(5)
-    if thread.is_alive() or failure:
+    try:
+        addresses = hosts.addresses_of(host, port)
+    except hosts.HostRefused as exc:
+        raise ConnectorError("connection_failed", str(exc)) from exc
+    except OSError as exc:
         raise ConnectorError(
             "connection_failed",
             _("The host “{host}” is not known. Check its spelling, or ask whether this machine may resolve it.").format(
                 host=host
             ),
-            str(failure[0]) if failure else "name service timeout",
-        )
+            str(exc),
+        ) from exc
     left = CONNECT_TIMEOUT - (time.monotonic() - started)
-    return max(2, int(left / max(1, len(addresses))))
+    return addresses, max(2, int(left / len(addresses)))
 
 
 def shut_down(descriptor: int) -> None:

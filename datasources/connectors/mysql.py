@@ -41,6 +41,7 @@ _LEXER_MODES = {"ANSI_QUOTES", "NO_BACKSLASH_ESCAPES", "ORACLE", "MSSQL", "DB2",
 
 _AUTH = {1044, 1045, 1130, 1698, 1862, 1227, 2059, 2061}
 _TLS = {2026, 3159}
+_NOBODY_THERE = {CR.CONNECTION_ERROR, CR.CONN_HOST_ERROR}
 _BUSY = {1040, 1203, 1226, 1129}
 _LOST = {1053, 1152, 1158, 1159, 1160, 1161, 1927, 2006, 2013, 2055, 4031}
 _DENIED = {1142, 1143, 1370, 1356}
@@ -98,6 +99,7 @@ class MySQL(Connector):
     _descriptor = -1
     _unfinished = False
     _charset = "utf8mb4"  # of the connection as it is
+    _address = ""  # where the connection went: a KILL must reach the same server, whatever else the name leads to
 
     def open(self) -> None:
         with self.errors_explained():
@@ -107,19 +109,39 @@ class MySQL(Connector):
 
     def _connect(self) -> Any:
         params = self.params
-        # "localhost" would mean a socket file, and the port would be ignored.
-        host = "127.0.0.1" if params.host == "localhost" else params.host
-        seconds = resolve_host(host, params.port)
+        addresses, seconds = resolve_host(params.host, params.port)
+        if params.host.lower() == "localhost":
+            addresses.sort(key=lambda address: ":" in address)  # servers and accounts are more often for 127.0.0.1
         try:
-            conn = self._dial(host, "utf8mb4", seconds)
+            conn = self._dial_first(addresses, "utf8mb4", seconds)
         except MySQLdb.MySQLError as exc:
             if _code(exc) != ER.UNKNOWN_CHARACTER_SET or params.charset == "utf8mb4":
                 raise
             # Only where there is no better one: what a character set can't hold arrives as "?".
             self._charset = params.charset
-            conn = self._dial(host, params.charset, seconds)
+            conn = self._dial_first(addresses, params.charset, seconds)
         self._check_encrypted(conn)
         return conn
+
+    def _dial_first(self, addresses: Sequence[str], charset: str, seconds: int) -> Any:
+        """A connection to the first address where anybody listens, as the driver would find it for a name."""
+        if self.params.ssl_mode == "verify-full":
+            # The driver checks the certificate for the name it is given, and looks the name up again. Should that lead
+            # elsewhere by now, the certificate keeps us from saying anything there, the login included.
+            name = self.params.host.lower()
+            return self._dial("LOCALHOST" if name == "localhost" else name, charset, seconds)  # in small: a socket file
+        if self._address in addresses:
+            addresses = [self._address]
+        for address in addresses:
+            try:
+                conn = self._dial(address, charset, seconds)
+            except MySQLdb.MySQLError as exc:
+                if address == addresses[-1] or _code(exc) not in _NOBODY_THERE:
+                    raise
+            else:
+                self._address = address
+                return conn
+        raise AssertionError("a host without an address")  # resolve_host() has refused it
 
     def _dial(self, host: str, charset: str, seconds: int) -> Any:
         if self.params.ssl_mode != "prefer":
@@ -163,8 +185,8 @@ class MySQL(Connector):
 
     def _prepare_session(self) -> None:
         modes = self._value("SELECT @@SESSION.sql_mode").split(",")
-        kept = ",".join(mode for mode in modes if mode.upper() not in _LEXER_MODES)
-        self._set(f"sql_mode = '{kept}'")
+        kept = [mode for mode in modes if mode.upper() not in _LEXER_MODES]
+        self._set(f"sql_mode = '{','.join(kept)}'", required=self.strict_session or kept != modes)
         # A slow disk on our side, or rows that come in a trickle, must not end the stream after 60 seconds.
         self._set("net_write_timeout = 600")
         self._set_timezone()
@@ -208,7 +230,12 @@ class MySQL(Connector):
 
     def _rows(self, sql: str) -> list[tuple[Cell, ...]]:
         self._conn.query(sql.encode())
-        return list(self._conn.store_result().fetch_row(maxrows=0))
+        result = self._conn.store_result()
+        if result is None:
+            raise ConnectorError(
+                "connection_failed", _("The server at this host and port does not answer as MySQL does.")
+            )
+        return list(result.fetch_row(maxrows=0))
 
     def _value(self, sql: str) -> str:
         return (self._rows(sql)[0][0] or b"").decode()

@@ -120,9 +120,11 @@ class PostgreSQL(Connector):
 
     def _connect(self) -> psycopg.Connection[Any]:
         params = self.params
-        seconds = resolve_host(params.host, params.port)
+        addresses, seconds = resolve_host(params.host, params.port)
         return psycopg.connect(
-            host=params.host,
+            # The certificate is checked for the name; the connection goes to the addresses that were looked at.
+            host=",".join([params.host] * len(addresses)),
+            hostaddr=",".join(addresses),
             port=params.port or self.default_port,
             dbname=params.database,
             user=params.username,
@@ -177,9 +179,11 @@ class PostgreSQL(Connector):
         return Result(columns, self._batches(statement, values, columns, BatchSizer(columns, max_rows)))
 
     def _check_structure(self, statement: str, values: list[str | None]) -> None:
-        cursor = psycopg.RawCursor(self._open)
-        cursor.execute(f"DECLARE exporter_check NO SCROLL CURSOR FOR {statement}".encode(), values)
-        cursor.execute(b"CLOSE exporter_check")
+        # In the extended protocol: psycopg's cursors, when there are no values, would send it as a script.
+        declare = f"DECLARE exporter_check NO SCROLL CURSOR FOR {statement}"
+        self._open.pgconn.send_query_params(declare.encode(), _encoded(values))
+        self._answer()
+        self._open.execute("CLOSE exporter_check")
 
     def _describe(self, statement: str) -> tuple[Column, ...]:
         """The columns of `statement`, which is parsed and not run. What gives no rows is refused here."""
@@ -231,9 +235,7 @@ class PostgreSQL(Connector):
     def _send(self, statement: str, values: list[str | None], chunk: int) -> None:
         """Start the query: values apart from it and without a type, as a quoted literal has none; text format."""
         pgconn = self._open.pgconn
-        pgconn.send_query_params(
-            statement.encode(), [value.encode() if value is not None else None for value in values]
-        )
+        pgconn.send_query_params(statement.encode(), _encoded(values))
         if psycopg.capabilities.has_stream_chunked():
             pgconn.set_chunked_rows_mode(chunk)
         else:
@@ -353,6 +355,12 @@ class PostgreSQL(Connector):
             "Can't reach PostgreSQL at {place}. Check host and port, that the server runs, and that no firewall is between."
         )
         return ConnectorError("connection_failed", text.format(place=place), message)
+
+
+def _encoded(values: list[str | None]) -> list[bytes | None]:
+    if any(value and "\0" in value for value in values):  # libpq would end the text there
+        raise psycopg.DataError("PostgreSQL text can't hold NUL (0x00) bytes")
+    return [value.encode() if value is not None else None for value in values]
 
 
 def _column(described: Any, index: int, own_types: dict[int, str]) -> Column:

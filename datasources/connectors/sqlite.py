@@ -24,6 +24,7 @@ from datasources.connectors.base import (
     Result,
     batches_of,
 )
+from datasources.private_files import check_file
 from datasources.sqltext import SQLITE
 
 # Declared type (its first word) -> what its cells are. Others are guessed from the first batch.
@@ -58,10 +59,19 @@ def _authorize(action: int, *args: str | None) -> int:
 class SQLite(Connector):
     dialect = SQLITE
     fields = ("database",)
+    place = "database"
 
     _conn: sqlite3.Connection | None = None
 
+    @staticmethod
+    def check_place(place: str) -> None:
+        check_file(place)
+
     def open(self) -> None:
+        try:
+            self.check_place(self.params.database)
+        except ValueError as exc:
+            raise ConnectorError("connection_failed", str(exc)) from exc
         path = Path(self.params.database)
         if not path.is_file():
             raise ConnectorError(
