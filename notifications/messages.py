@@ -5,6 +5,7 @@ A value that came from a user or a database can't become markup.
 """
 
 import difflib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -167,22 +168,23 @@ def with_address(text: str, url: str) -> str:
 def undelivered(payload: Mapping[str, Any], values: Mapping[str, str], markup: str) -> dict[str, Any]:
     """The payload of a message about another one, `payload`, that did not arrive. `values`: task_name, channel,
     recipients, error."""
-    number = payload["number"]
+    number = payload.get("number", 0)
     rendered = render(Event.UNDELIVERED, values, "", markup, number)
     data = {"event": str(Event.UNDELIVERED), "execution": number, **values}
-    return {**rendered, "number": number, "task": payload["task"], "link": None, "files": [], "data": data}
+    return {**rendered, "number": number, "task": values["task_name"], "link": None, "files": [], "data": data}
 
 
 def digest(payloads: Sequence[Mapping[str, Any]], most_bytes: int) -> tuple[str, str, int]:
-    """(title, markdown, how many it holds) for the first of `payloads` in one message of at most `most_bytes`."""
+    """(title, markdown, how many it holds) for the first of `payloads` in one message of at most `most_bytes`, as JSON
+    has it; 0 for no limit. `url` of a payload: where its file is, or ""."""
     lines: list[str] = []
     size = 200  # for the head
     for payload in payloads:
-        line = f"- {harmless(payload['title'], MARKDOWN)} `#{payload['number']}`"
-        if payload.get("link") is not None:
+        line = f"- {harmless(payload.get('title', ''), MARKDOWN)} `#{payload.get('number', '')}`"
+        if payload["url"]:
             line += f" [{_t('Download')}]({payload['url']})"
-        size += len(line.encode()) + 1
-        if lines and size > most_bytes:
+        size += len(json.dumps(line, ensure_ascii=False).encode("utf-8", "replace"))
+        if lines and most_bytes and size > most_bytes:
             break
         lines.append(line)
     title = _t("{count} messages of the data export system").format(count=len(lines))

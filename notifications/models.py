@@ -57,6 +57,14 @@ class ChannelQuerySet(models.QuerySet["Channel"]):
         """The channel for what `task` itself names: its robot, its mail addresses."""
         return self.get_or_create(task=task, user=None, kind=kind)[0]
 
+    def to_send(self) -> "ChannelQuerySet":
+        """With all that Channel.transport() asks for."""
+        return self.select_related("task", "user")
+
+    def find(self, channel_id: int | None) -> "Channel | None":
+        """The channel as it is now, to_send(); None when it has been deleted."""
+        return None if channel_id is None else self.to_send().filter(pk=channel_id).first()
+
     def of_user(self, user: Any) -> "Channel":
         """A person's mailbox."""
         return self.get_or_create(task=None, user=user, kind="email")[0]
@@ -110,6 +118,8 @@ class Channel(models.Model):
                 raise ChannelError("secret_unreadable")
             return own
         if self.user is not None:
+            if not self.user.is_active:
+                raise ChannelError("channel_inactive")  # who has left gets no files any more
             return {"recipients": [self.user.email] if self.user.email else []}
         if isinstance(self.secrets, Undecryptable):
             raise ChannelError("secret_unreadable")

@@ -4,17 +4,17 @@ What goes out when is decided in outbox.py; how a delivery changes its state is 
 """
 
 import logging
-import random
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from hashlib import sha256
+from pathlib import Path
 from typing import Any, TypeVar
 
 from django.conf import settings
-from django.db import DatabaseError, DataError, InterfaceError, connection, transaction
+from django.db import DatabaseError, DataError, InterfaceError, OperationalError, connection, transaction
 from django.utils import timezone, translation
 from django.utils.translation import gettext as _t
 
@@ -24,17 +24,17 @@ from exporter_site.redact import redact
 from notifications import messages, reasons
 from notifications.messages import Event
 from notifications.models import Channel, ChannelError, Delivery, SendingLimit
-from notifications.states import WAITING, DeliveryStatus
+from notifications.states import DeliveryQuerySet, DeliveryStatus
 from notifications.transports.base import ROBOT, Answer, Attachment, Message, Transport, Verdict
 
 logger = logging.getLogger(__name__)
 
-ROBOT_TRIES = 8  # about three quarters of an hour
-ROBOT_DELAY, MOST_ROBOT_DELAY = 30.0, 900.0  # seconds
 MOST_UNKNOWN = 2  # a message whose answer was lost is sent once more, and then no more
 MOST_LIMITED = timedelta(days=1)  # then "too many messages" counts as a try like any other
 LONGEST_WORDS = 500  # characters of the other side's words
-WAITS = (0.1, 0.5, 1, 2, 5, 5, 10, 10, 20)  # seconds between tries to store something
+# Seconds between tries to store something: ten minutes, as a database server may need to come back after a crash.
+WAITS = (0.1, 0.5, 1, 2, 5, 5, 10, 10, *[20] * 28)
+FRESH = timedelta(hours=1)  # so long no link expires
 DONE = (Verdict.ACCEPTED, Verdict.REFUSED)
 
 T = TypeVar("T")
@@ -57,6 +57,8 @@ def route_of(channel: Channel | None) -> Route:
         transport = channel.transport()
     except ChannelError as exc:
         return Route(None, exc.reason, channel.kind)
+    except (DatabaseError, InterfaceError):
+        raise  # The database is away, and nothing is wrong with the channel.
     except Exception:
         logger.exception("channel %s can't be used", channel.pk)
         return Route(None, "internal_error", channel.kind)
@@ -67,33 +69,48 @@ def route_of(channel: Channel | None) -> Route:
     return Route(transport, "", channel.kind, key)
 
 
-def send(route: Route, batch: list[Delivery]) -> None:
-    """Send claimed deliveries, as one message when they are several, and store what became of them."""
+def send(route: Route, batch: list[Delivery]) -> float:
+    """Send claimed deliveries, as one message when they are several, and store what became of them. Returns the seconds
+    that the other side wants to be left alone: it has had too much."""
     transport = route.transport
     if transport is None:
         refused = Answer(Verdict.REFUSED, route.fault)
         for row in batch:
             names = [name for name, entry in row.recipients.items() if not is_done(entry)]
             settle(row, dict.fromkeys(names or [""], refused), None)
-        return
+        return 0.0
     recipients = transport.recipients
-    if len(batch) > 1:
-        title, text, _count = messages.digest([with_url(row.payload) for row in batch], transport.max_bytes)
-        message = Message(key=batch[0].key, title=title, text=text)
-    else:
-        message = message_of(batch[0])
+    if len(batch) == 1:
         recipients = [name for name in recipients if not is_done(batch[0].recipients.get(name))]
-    answers = _answers(transport, message, recipients)
-    if route.limit_key:
-        surely(lambda: SendingLimit.objects.answered(route.limit_key))
-        _rest(route.limit_key, answers)
+    try:
+        message = surely(lambda: message_of(batch[0]) if len(batch) == 1 else _digest_of(batch))
+    except (DatabaseError, InterfaceError):
+        raise
+    except Exception:  # A fault of ours, or a payload of another version: nothing was sent.
+        logger.exception("the message of delivery %s can't be made", batch[0].pk)
+        answers = dict.fromkeys(recipients, Answer(Verdict.DEFERRED, "internal_error"))
+    else:
+        answers = _answers(transport, message, recipients)
+        if route.limit_key:
+            surely(lambda: SendingLimit.objects.answered(route.limit_key))
+            _rest(route.limit_key, answers)
     for row in batch:
         settle(row, answers, transport, merged=len(batch) > 1)
+    return _wait(answers)
+
+
+def _wait(answers: Mapping[str, Answer]) -> float:
+    return max((answer.wait for answer in answers.values() if answer.verdict == Verdict.LIMITED), default=0.0)
+
+
+def _digest_of(batch: Sequence[Delivery]) -> Message:
+    # All of them: outbox.py has claimed no more than fit.
+    title, text, _count = messages.digest([payload_now(row) for row in batch], most_bytes=0)
+    return Message(key=batch[0].key, title=title, text=text)
 
 
 def _rest(limit_key: str, answers: Mapping[str, Answer]) -> None:
-    wait = max((answer.wait for answer in answers.values() if answer.verdict == Verdict.LIMITED), default=0.0)
-    if wait:
+    if wait := _wait(answers):
         surely(lambda: SendingLimit.objects.block(limit_key, wait))
 
 
@@ -113,9 +130,9 @@ def _answers(transport: Transport, message: Message, recipients: Sequence[str]) 
 def settle(row: Delivery, answers: Mapping[str, Answer], transport: Transport | None, *, merged: bool = False) -> None:
     """Store the answers, and with them whether the message is sent, tried again or given up."""
     limited = any(answer.verdict == Verdict.LIMITED for answer in answers.values())
-    limited = limited and timezone.now() - row.created_at < MOST_LIMITED
+    limited = limited and timezone.now() - _owed_since(row) < MOST_LIMITED
     tries = row.tries + (not limited)
-    most, delay = _patience(transport, tries)
+    most, delay = transport.patience(tries) if transport else (0, 0.0)
     recipients = dict(row.recipients)
     for name, answer in answers.items():
         before = recipients.get(name, {})
@@ -149,7 +166,7 @@ def settle(row: Delivery, answers: Mapping[str, Answer], transport: Transport | 
     def store() -> bool:
         with transaction.atomic():
             settled = Delivery.objects.settle(row, status, **fields)
-            if settled and status == DeliveryStatus.DEAD:
+            if settled and (status == DeliveryStatus.DEAD or row.event == Event.UNDELIVERED):
                 warn_of(row)
         return settled
 
@@ -171,33 +188,79 @@ def take_back(row: Delivery) -> bool:
 
 def warn_of(row: Delivery) -> None:
     """Owe a message about one that was given up, to the first channel of its payload's `alerts` that is another one.
-    It names all messages of the run that did not arrive."""
-    if row.event == Event.UNDELIVERED:
-        return
-    order = [pk for pk in row.payload.get("alerts", ()) if pk != row.channel_id]
-    others = Channel.objects.filter(pk__in=order, is_active=True)
-    # Best of another kind: when the mail server is away, another mailbox is of no use.
-    kind = row.channel.kind if row.channel else ""
-    channel = min(others, key=lambda channel: (channel.kind == kind, order.index(channel.pk)), default=None)
+    It names all messages of the run that did not arrive. One that is itself such a message goes on with what was given
+    up while it was on its way. Belongs into the transaction that stores what became of `row`."""
+    try:
+        with transaction.atomic():
+            if row.event == Event.UNDELIVERED:
+                _go_on_warning(row)
+            else:
+                _owe_warning(row)
+    except (OperationalError, InterfaceError):
+        raise  # The database is away: all of it is done again.
+    except Exception:
+        logger.exception("delivery %s: no message about what was given up could be made", row.pk)
+
+
+def _owe_warning(row: Delivery) -> None:
+    channel = _channel_for_warning(row)
     if channel is None:
         logger.error("delivery %s was given up, and there is no other channel to say so", row.pk)
         return
-    of_the_run = Delivery.objects.filter(execution=row.execution_id)
-    lost = list(of_the_run.filter(status=DeliveryStatus.DEAD).exclude(event=Event.UNDELIVERED).order_by("id"))
+    payload = _warning(row, channel)
+    Delivery.objects.owe(row.execution_id, Event.UNDELIVERED, channel, payload)
+    # Another one may be given up in this moment: whoever comes second sees both.
+    known = _warnings(row).select_for_update().filter(channel=channel).first()
+    if known is None:
+        return  # The channel has just been deleted.
+    _say(known, _warning(row, channel))
+
+
+def _go_on_warning(sent: Delivery) -> None:
+    known = _warnings(sent).select_related("channel").filter(pk=sent.pk).first()
+    if known is None or known.channel is None:
+        return
+    if _lost(known).exclude(pk__in=known.payload.get("lost", ())).exists():
+        _say(known, _warning(known, known.channel))
+
+
+def _say(warning: Delivery, payload: dict[str, Any]) -> None:
+    """Have `warning` say this: now, or if it waits, then. One that is on its way goes on when it has arrived."""
+    if not Delivery.objects.amend(warning, payload):
+        warning.payload = payload
+        Delivery.objects.resend(warning, link=None, everybody=True)
+
+
+def _channel_for_warning(row: Delivery) -> Channel | None:
+    """Best of another kind: when the mail server is away, another mailbox is of no use."""
+    order = [pk for pk in row.payload.get("alerts", ()) if pk != row.channel_id]
+    others = Channel.objects.to_send().filter(pk__in=order)
+    usable = [channel for channel in others if route_of(channel).transport is not None]
+    kind = row.channel.kind if row.channel else ""
+    return min(usable, key=lambda channel: (channel.kind == kind, order.index(channel.pk)), default=None)
+
+
+def _warning(row: Delivery, channel: Channel) -> dict[str, Any]:
+    """What is to be said in `channel` about the messages of the run of `row` that did not arrive."""
+    lost = list(_lost(row))
     with translation.override(settings.LANGUAGE_CODE):
         values = {
-            "task_name": row.payload["task"],
+            "task_name": row.payload.get("task", ""),
             "channel": ", ".join(delivery.channel_name for delivery in lost),
             "recipients": ", ".join(name for delivery in lost for name in _not_reached(delivery)),
             "error": " ".join(dict.fromkeys(_words(delivery.reason) for delivery in lost)),
         }
         payload = messages.undelivered(row.payload, values, channel.transport_class.markup)
-    known = of_the_run.filter(event=Event.UNDELIVERED, channel=channel).first()
-    if known is None:
-        Delivery.objects.owe(row.execution_id, Event.UNDELIVERED, channel, payload)
-    elif not Delivery.objects.filter(pk=known.pk, status__in=WAITING).update(payload=payload):
-        known.payload = payload
-        Delivery.objects.resend(known, link=None, everybody=True)
+    return {**payload, "lost": [delivery.pk for delivery in lost]}
+
+
+def _warnings(row: Delivery) -> DeliveryQuerySet:
+    return Delivery.objects.filter(execution=row.execution_id, event=Event.UNDELIVERED)
+
+
+def _lost(row: Delivery) -> DeliveryQuerySet:
+    of_the_run = Delivery.objects.filter(execution=row.execution_id, status=DeliveryStatus.DEAD)
+    return of_the_run.exclude(event=Event.UNDELIVERED).order_by("id")
 
 
 def _not_reached(delivery: Delivery) -> list[str]:
@@ -237,7 +300,7 @@ def send_test(channel: Channel) -> dict[str, Answer]:
 
 def is_done(entry: Mapping[str, Any] | None) -> bool:
     """Whether a recipient has the message, or can't get it."""
-    return entry is not None and (entry["verdict"] in DONE or entry["unknown"] >= MOST_UNKNOWN)
+    return entry is not None and (entry["verdict"] in DONE or entry.get("unknown", 0) >= MOST_UNKNOWN)
 
 
 def storable(text: str) -> str:
@@ -246,13 +309,9 @@ def storable(text: str) -> str:
     return kept.strip()[:LONGEST_WORDS]
 
 
-def _patience(transport: Transport | None, tries: int) -> tuple[int, float]:
-    """(how many tries, seconds until the next one)."""
-    if transport is None or not transport.per_minute:
-        email = settings.CONFIG.email
-        return max(1, email.retry_attempts), float(email.retry_delay)
-    jitter = random.uniform(0.5, 1.5)  # noqa: S311  # no secret
-    return ROBOT_TRIES, min(ROBOT_DELAY * 2 ** max(0, tries - 1), MOST_ROBOT_DELAY) * jitter
+def _owed_since(row: Delivery) -> datetime:
+    """When it was first to be sent, or was asked for again."""
+    return datetime.fromisoformat(row.history[-1]["at"]) if row.history else row.created_at
 
 
 def _later(seconds: float) -> datetime:
@@ -261,15 +320,9 @@ def _later(seconds: float) -> datetime:
 
 def message_of(row: Delivery) -> Message:
     """The stored message with what is only put in when it goes out: the link's address, and the files that are there."""
-    payload = with_url(row.payload)
-    root = resolve(settings.CONFIG.export.output_dir)
-    attachments = [
-        Attachment(root / file["path"], file["name"], file["size"])
-        for file in payload["files"]
-        if (root / file["path"]).is_file()
-    ]
+    payload = payload_now(row)
     text = payload["text"]
-    if len(attachments) < len(payload["files"]):
+    if payload["files_gone"]:
         # A message must not speak of a file that nobody can get.
         with translation.override(settings.LANGUAGE_CODE):
             words = _t("The file is not kept any more.")
@@ -278,16 +331,38 @@ def message_of(row: Delivery) -> Message:
         key=row.key,
         title=payload["title"],
         text=text,
-        facts=[(label, value) for label, value in payload["facts"]],
+        facts=[(label, value) for label, value in payload.get("facts", ())],
         url=payload["url"],
-        attachments=attachments,
-        data={**payload["data"], "download_url": payload["url"]},
+        attachments=[
+            Attachment(_path_of(file), file["name"], file["size"])
+            for file in payload.get("files", ())
+            if _path_of(file).is_file()
+        ],
+        data={**payload.get("data", {}), "download_url": payload["url"]},
     )
 
 
-def with_url(payload: Mapping[str, Any]) -> dict[str, Any]:
-    url = links.url_of(payload["link"])
-    return {**payload, "url": url, "text": messages.with_address(payload["text"], url)}
+def payload_now(row: Delivery) -> dict[str, Any]:
+    """The payload of `row` with `url`, its text with that, and `files_gone`: whether one of its files is not there."""
+    payload = row.payload
+    gone = any(not _path_of(file).is_file() for file in payload.get("files", ()))
+    url = "" if gone else links.url_of(_link_now(row))
+    return {**payload, "url": url, "text": messages.with_address(payload.get("text", ""), url), "files_gone": gone}
+
+
+def _link_now(row: Delivery) -> int | None:
+    """The number of the link in its payload; of another one when that has expired while the message waited. One that
+    was revoked stays what it is."""
+    link: int | None = row.payload.get("link")
+    if link is None or timezone.now() - row.created_at < FRESH:
+        return link
+    expired = row.execution.links.filter(pk=link, revoked_at=None, expires_at__lte=timezone.now())
+    return row.execution.link_for_messages() if expired.exists() else link
+
+
+def _path_of(file: Mapping[str, Any]) -> Path:
+    root: Path = resolve(settings.CONFIG.export.output_dir)
+    return root / str(file["path"])
 
 
 def surely(action: Callable[[], T]) -> T:

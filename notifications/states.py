@@ -8,8 +8,9 @@
                   +--resend-- sent | dead | cancelled
     pending | retry --cancel--> cancelled
 
-Every arrow is one UPDATE guarded by id, attempt and status, as for executions (tasks/states.py). `slot_key` is unique:
-a robot that takes only so many messages a minute gets one at a time, whoever sends, and in order.
+Every arrow is one UPDATE guarded by id, attempt and status, as for executions (tasks/states.py). `beats` grows with
+every other change of the row, and guards what is done with a row that was read a while ago. `slot_key` is unique: a
+robot that takes only so many messages a minute gets one at a time, whoever sends, and in order.
 """
 
 import uuid
@@ -17,8 +18,9 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from django.conf import settings
 from django.db import IntegrityError, models, transaction
-from django.db.models import F
+from django.db.models import F, Q
 from django.db.models.functions import Now
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
@@ -40,6 +42,7 @@ WAITING = (DeliveryStatus.PENDING, DeliveryStatus.RETRY)
 OPEN = (*WAITING, DeliveryStatus.SENDING)
 LATELY = timedelta(days=1)
 MOST_LOST = 10  # senders that died over one message
+LONGEST_WAIT = 3600.0  # seconds that a robot is left alone at most, and that a message waits for its next try
 
 
 class DeliveryQuerySet(models.QuerySet["Delivery"]):
@@ -67,7 +70,11 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
 
     def due(self) -> "DeliveryQuerySet":
         """Those that may be sent now, oldest first."""
-        return self.waiting().filter(next_at__lte=timezone.now()).order_by("id")
+        now = timezone.now()
+        # Nothing waits so long: the clock has been set back since. New ones wait for nothing.
+        odd = now + timedelta(seconds=max(LONGEST_WAIT, settings.CONFIG.email.retry_delay))
+        again = Q(status=DeliveryStatus.RETRY) & (Q(next_at__lte=now) | Q(next_at__gt=odd))
+        return self.filter(Q(status=DeliveryStatus.PENDING) | again).order_by("id")
 
     def undelivered(self) -> "DeliveryQuerySet":
         """Those that were given up lately."""
@@ -96,7 +103,7 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
                         "beats": row.beats + 1,
                         "possibly_duplicate": doubtful,
                     }
-                    waiting = self.filter(pk=row.pk, attempt=row.attempt, status__in=WAITING)
+                    waiting = self._unchanged(row).filter(status__in=WAITING)
                     if waiting.update(**changes):
                         for name, value in changes.items():
                             setattr(row, name, value)
@@ -104,6 +111,14 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         except IntegrityError:
             return []
         return claimed
+
+    def _unchanged(self, row: "Delivery") -> "DeliveryQuerySet":
+        return self.filter(pk=row.pk, attempt=row.attempt, beats=row.beats)
+
+    def amend(self, row: "Delivery", payload: Mapping[str, Any]) -> bool:
+        """Say something else, as long as the message waits. False when it does not."""
+        waiting = self.filter(pk=row.pk, status__in=WAITING)
+        return bool(waiting.update(payload=dict(payload), beats=F("beats") + 1))
 
     def beat(self, rows: Sequence["Delivery"]) -> None:
         """Say that these are still being sent."""
@@ -122,7 +137,7 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         taken = (
             self.held_by(row)
             .filter(beats=row.beats)
-            .update(slot_key=None, answer_lost=True, reason="worker_lost", tries=row.tries + 1, **changes)
+            .update(slot_key=None, answer_lost=True, reason="worker_lost", error="", tries=row.tries + 1, **changes)
         )
         row.status = changes["status"]
         return bool(taken)
@@ -133,14 +148,14 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         return bool(self.filter(pk=delivery_id, status__in=WAITING).update(**changes))
 
     def resend(self, row: "Delivery", *, link: int | None, everybody: bool = False) -> bool:
-        """sent | dead | cancelled -> pending: once more to those that it did not reach, or to `everybody`, with a valid
-        `link`. False when there is nobody to send it to, or it is on its way."""
+        """sent | dead | cancelled -> pending: once more to those that it did not reach, or to `everybody`; one that
+        offers the file, with a valid `link`. False when there is nobody to send it to, or it is on its way."""
         recipients = {name: entry for name, entry in row.recipients.items() if not everybody and _has_it(entry)}
         if row.recipients and len(recipients) == len(row.recipients):
             return False
         past = [*row.history, {"at": timezone.now().isoformat(), "status": row.status, "recipients": row.recipients}]
         changed = (
-            self.filter(pk=row.pk, attempt=row.attempt)
+            self._unchanged(row)
             .exclude(status__in=OPEN)
             .update(
                 status=DeliveryStatus.PENDING,
@@ -148,7 +163,8 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
                 finished_at=None,
                 recipients=recipients,
                 history=past,
-                payload={**row.payload, "link": link},
+                payload={**row.payload, "link": link if row.payload.get("files") else None},
+                beats=row.beats + 1,
                 # A new message comes on purpose; the same one, perhaps for the second time.
                 possibly_duplicate=not everybody and (row.possibly_duplicate or row.answer_lost),
                 reason="",
@@ -179,11 +195,16 @@ class LimitQuerySet(models.QuerySet[Any]):
         """
         row = self._locked(key)
         now = row.now.timestamp()
-        if row.blocked_until and row.blocked_until > row.now:
-            return float((row.blocked_until - row.now).total_seconds())
-        # Times a little ahead were noted while this waited for the lock; far ahead, the clock has been set back.
-        times = [moment for moment in row.times if now - self.WINDOW < moment < now + self.WINDOW]
+        blocked = (row.blocked_until - row.now).total_seconds() if row.blocked_until else 0.0
+        if 0 < blocked <= LONGEST_WAIT:
+            return float(blocked)
+        # Times a little ahead were noted while this waited for the lock. Those far ahead were before the clock was set
+        # back, nobody knows how long: they count as if it were now.
+        times = [min(moment, now) if moment > now + self.WINDOW else moment for moment in row.times]
+        times = sorted(moment for moment in times if moment > now - self.WINDOW)
         if len(times) >= most:
+            if times != row.times:
+                self.filter(pk=key).update(times=times)
             return float(times[-most] + self.WINDOW - now)
         self.filter(pk=key).update(times=[*times, now])
         return 0.0
@@ -199,7 +220,8 @@ class LimitQuerySet(models.QuerySet[Any]):
         """Send nothing to `key` for so long: it has asked for that."""
         with transaction.atomic():
             row = self._locked(key)
-            self.filter(pk=key).update(blocked_until=row.now + timedelta(seconds=seconds))
+            until = row.now + timedelta(seconds=min(seconds, LONGEST_WAIT))
+            self.filter(pk=key).update(blocked_until=until)
 
     def _locked(self, key: str) -> Any:
         rows = self.select_for_update().filter(pk=key).annotate(now=Now())

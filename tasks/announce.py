@@ -59,7 +59,7 @@ def announce(execution_id: int) -> None:
 @contextmanager
 def _alone(complaint: str, *, check: bool = False) -> Iterator[None]:
     """What fails in here is undone and written to the log, and nothing else is lost by it. With `check` also what
-    PostgreSQL would find only at the end of the transaction: a channel that has been deleted meanwhile."""
+    PostgreSQL would find only at the end of the transaction: a channel or an owner that has been deleted meanwhile."""
     try:
         with transaction.atomic():
             yield
@@ -134,16 +134,27 @@ def targets_of(task: ExportTask) -> Iterator[Target]:
         targets.add(Channel.objects.of_config(), Event.values, task.dingtalk_message_template)
     if task.email_recipients:
         targets.add(Channel.objects.of_task(task, "email"), Event.values)
-    owner = task.owner
-    if owner is not None and owner.is_active and owner.email and owner.email not in task.email_recipients:
-        targets.add(Channel.objects.of_user(owner), FOR_THE_OWNER)
+    owner, told = task.owner, {address.casefold() for address in task.email_recipients}
+    if owner is not None and owner.email.casefold() not in told:
+        targets.add(_mailbox_of(owner), FOR_THE_OWNER)
     return iter(targets.found.values())
+
+
+def _mailbox_of(owner: Any) -> Channel | None:
+    """The channel to a task's owner. None for one who has no address, has left, or is deleted in this moment."""
+    if owner is None or not owner.is_active or not owner.email:
+        return None
+    found: Channel | None = owner.own_channels.filter(kind="email").first()
+    if found is None:
+        with _alone(f"user {owner.pk}: no channel for him", check=True):
+            found = Channel.objects.of_user(owner)
+    return found
 
 
 def _alerts(task: ExportTask, targets: list[Target]) -> list[int]:
     """The channels that may say that a message did not arrive, best first: the owner's, then the task's others."""
-    owner = task.owner
-    own = [Channel.objects.of_user(owner).pk] if owner is not None and owner.is_active and owner.email else []
+    mailbox = _mailbox_of(task.owner)
+    own = [mailbox.pk] if mailbox is not None else []
     return list(dict.fromkeys([*own, *(target.channel.pk for target in targets)]))
 
 
@@ -222,10 +233,11 @@ def _error_of(execution: Execution) -> str:
 def resend(execution: Execution, *, everybody: bool = False) -> list[Delivery]:
     """Send the messages of a run once more, from the same file: to those they did not reach, or to `everybody`.
 
-    Returns the deliveries that go out again. No query runs, and no new file is made.
+    Returns the deliveries that go out again. No query runs, and no new file is made. Warnings about other messages are
+    no messages of the run: what they say may be over by now.
     """
     link = execution.link_for_messages()
-    deliveries = execution.deliveries.select_related("channel")
+    deliveries = execution.deliveries.exclude(event=Event.UNDELIVERED).select_related("channel")
     return [row for row in deliveries if Delivery.objects.resend(row, link=link, everybody=everybody)]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from zoneinfo import ZoneInfo
 
 from django.db import transaction
@@ -26,14 +26,35 @@ class LaunchError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
+class Output:
+    """Where a copy of the file goes: into `directory`, with its own name unless there is another `name`."""
+
+    directory: Path
+    name: str = ""
+
+    @classmethod
+    def at(cls, path: Path) -> Self:
+        """What `path` means now; the directory may be gone when the run has ended."""
+        return cls(path) if path.is_dir() else cls(path.parent, path.name)
+
+    def place_of(self, path: Path, number: int) -> Path:
+        """Where the part `path` goes, which has this number, counted from 1."""
+        if not self.name:
+            return self.directory / path.name
+        first = self.directory / self.name
+        suffix = first.suffix or path.suffix
+        return first.with_name(f"{first.stem}{f'_part{number}' if number > 1 else ''}{suffix}")
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
-    """`planned_at`: what the dates in SQL count from, in that is now when left out. `output`: a file or directory for a copy."""
+    """`planned_at`: what the dates in SQL count from, in that is now when left out. `output`: where a copy goes."""
 
     task: ExportTask
     planned_at: datetime | None = None
     params: dict[str, str] = field(default_factory=dict)
     notify: bool = True
-    output: Path | None = None
+    output: Output | None = None
     format: str = ""
 
 
@@ -77,8 +98,8 @@ def typed_params(task: ExportTask, given: dict[str, str]) -> dict[str, Any]:
     return values
 
 
-def launch(request: Request, on_progress: Callable[[runner.Progress], None]) -> tuple[Execution, list[str]]:
-    """Run the task now, in this process. Returns the ended execution and the paths of its files.
+def launch(request: Request, on_progress: Callable[[runner.Progress], None]) -> Execution:
+    """Run the task now, in this process. Returns the ended execution; hand_over() makes the copies that are wanted.
 
     Raises LaunchError when it can't be started: another run holds the task, the output can't be written.
     """
@@ -93,11 +114,25 @@ def launch(request: Request, on_progress: Callable[[runner.Progress], None]) -> 
                 name=task.name
             )
         )
-    execution = runner.run(execution, on_progress)
+    return runner.run(execution, on_progress)
+
+
+def hand_over(execution: Execution, output: Output | None) -> list[Path]:
+    """The files of `execution`: the copies at `output`, or where it is None, the files themselves.
+
+    Raises LaunchError when there can be no copies.
+    """
     paths = execution.paths()
-    if paths and request.output:
-        paths = copy_to(paths, request.output)
-    return execution, [str(path) for path in paths]
+    if not paths or output is None:
+        return paths
+    try:
+        return copy_to(paths, output)
+    except OSError as exc:
+        raise LaunchError(
+            _(
+                "The run succeeded, but its file could not be copied to {path}: {error}. It is kept as {original}."
+            ).format(path=output.directory / output.name, error=exc.strerror or exc, original=paths[0])
+        ) from exc
 
 
 def _claim_new(request: Request) -> Execution | None:
@@ -120,24 +155,23 @@ def _claim_new(request: Request) -> Execution | None:
     return execution
 
 
-def check_output(output: Path) -> None:
+def check_output(output: Output) -> None:
     """Refuse an output that can't be written, before an hour of work and not after it."""
-    directory = output if output.is_dir() else output.parent
-    if not directory.is_dir() or not os.access(directory, os.W_OK):
-        raise LaunchError(_("{path} is not a directory that can be written to.").format(path=directory))
+    if not output.directory.is_dir() or not os.access(output.directory, os.W_OK):
+        raise LaunchError(_("{path} is not a directory that can be written to.").format(path=output.directory))
 
 
-def copy_to(paths: list[Path], output: Path) -> list[Path]:
-    """Copies of the parts at `output` (a directory, or the name of the first part), each whole or not there."""
+def copy_to(paths: list[Path], output: Output) -> list[Path]:
+    """Copies of the parts at `output`, each whole or not there. Raises OSError."""
     copies = []
     for number, path in enumerate(paths, start=1):
-        if output.is_dir():
-            target = output / path.name
-        else:
-            suffix = output.suffix or path.suffix
-            target = output.with_name(f"{output.stem}{f'_part{number}' if number > 1 else ''}{suffix}")
+        target = output.place_of(path, number)
         partial = target.with_name(f".{target.name}.part")
-        shutil.copyfile(path, partial)
-        partial.replace(target)
+        try:
+            shutil.copyfile(path, partial)
+            partial.replace(target)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
         copies.append(target)
     return copies

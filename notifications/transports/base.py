@@ -4,16 +4,19 @@ It keeps nothing and retries nothing; what is done about an answer is decided in
 the other side or the network does: that is an Answer.
 """
 
+import random
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from exporter_site.registry import Label
 
 ROBOT = "robot"  # the one recipient of a channel that does not name its readers
+TRIES = 8  # about three quarters of an hour
+FIRST_DELAY, LONGEST_DELAY = 30.0, 900.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,13 @@ class Answer:
 
 
 ACCEPTED = Answer(Verdict.ACCEPTED)
+
+
+class Patience(NamedTuple):
+    """`tries`: how often a message goes out at most. `delay`: seconds until the next try."""
+
+    tries: int
+    delay: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +136,15 @@ class Transport(ABC):
     def limit_key(self) -> str:
         """What the limit of `per_minute` counts for: the same text for the same robot, however it is written."""
         return ""
+
+    def patience(self, tries: int) -> Patience:
+        """How long it is worth while to go on after `tries` tries (1 or more) that did not reach everybody.
+
+        What the other side asks for (Answer.wait) is waited for besides; tries that were LIMITED are not counted. Here:
+        eight tries with growing delays, with jitter, so that what failed together does not come back together.
+        """
+        delay = min(FIRST_DELAY * 2.0 ** min(max(0, tries - 1), 10), LONGEST_DELAY)
+        return Patience(TRIES, delay * random.uniform(0.5, 1.5))  # noqa: S311  # no secret
 
     @abstractmethod
     def send(self, message: Message, recipients: Sequence[str]) -> dict[str, Answer]:

@@ -15,7 +15,7 @@ from django.utils.translation import gettext_lazy as _
 from exporter_site.config import Email as Server
 from exporter_site.config import is_placeholder
 from exporter_site.formats import human_size
-from notifications.transports.base import Answer, Message, Setting, Transport, Verdict
+from notifications.transports.base import Answer, Message, Patience, Setting, Transport, Verdict
 from notifications.transports.mime import compose, encoded_size, names_and_sizes, wire_form
 from notifications.transports.smtp import Conversation
 
@@ -55,6 +55,11 @@ class Email(Transport):
     @property
     def recipients(self) -> list[str]:
         return list(self.settings["recipients"])
+
+    def patience(self, tries: int) -> Patience:
+        """config.yaml's: as many tries as email.retry_attempts says, at least one, email.retry_delay apart."""
+        server: Server = site.CONFIG.email
+        return Patience(max(1, server.retry_attempts), float(server.retry_delay))
 
     def send(self, message: Message, recipients: Sequence[str]) -> dict[str, Answer]:
         server: Server = site.CONFIG.email

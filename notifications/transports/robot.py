@@ -26,6 +26,7 @@ _CHINESE_MOBILE = re.compile(r"(?:\+?86)?(1\d{10})")
 _FOREIGN_MOBILE = re.compile(r"\+\d{1,3}-?\d{5,12}")
 # What may be a token in the part of a URL behind its host.
 _TOKEN = re.compile(r"[^/?&=#]{16,}")
+_SHORTEST_TARGET = 8  # characters of that part as a whole; less than that is in innocent words, too
 
 KEYWORD = Setting(
     "keyword",
@@ -101,8 +102,11 @@ class WebTransport(Transport):
             return dict.fromkeys(recipients, Answer(Verdict.REFUSED, "not_configured"))
         # Servers say back what they were sent, whole or in part.
         known = [self.settings[name] for name in self.secret_names()]
-        for secret in [*known, *_TOKEN.findall("".join(self.url.split("/", 3)[3:]))]:
+        target = "".join(self.url.split("/", 3)[3:])
+        for secret in [*known, *_TOKEN.findall(target)]:
             remember_secret(secret)
+        if len(target) >= _SHORTEST_TARGET:
+            remember_secret(target)
         return dict.fromkeys(recipients, self.answer(message))
 
     @abstractmethod

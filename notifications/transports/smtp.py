@@ -3,13 +3,16 @@ temporary refusals of some to itself, and can't say whether a mail may have arri
 """
 
 import base64
+import os
 import re
 import smtplib
+import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
-from typing import BinaryIO, ParamSpec
+from typing import Any, BinaryIO, ParamSpec
 
 from exporter_site.config import Email as Server
 from exporter_site.redact import redact, remember_secret
@@ -36,13 +39,69 @@ class _Ended(Exception):
         self.answer = answer
 
 
+class _Scissors:
+    """Cut a connection at `moment` (time.monotonic()). `late`: they have.
+
+    A timeout is only about the next byte: a server whose reply does not end would keep us for ever.
+    """
+
+    def __init__(self, moment: float) -> None:
+        self.late = False
+        self._moment = moment
+        self._twin: socket.socket | None = None
+        self._timer: threading.Timer | None = None
+
+    def watch(self, connection: socket.socket) -> None:
+        # TLS takes the socket over, and has none to spare for another thread: its twin ends the same connection.
+        self._twin = socket.socket(fileno=os.dup(connection.fileno()))
+        self._timer = threading.Timer(max(0.0, self._moment - time.monotonic()), self._cut, [self._twin])
+        self._timer.daemon = True
+        self._timer.start()
+
+    def _cut(self, twin: socket.socket) -> None:
+        self.late = True
+        try:
+            twin.shutdown(socket.SHUT_RDWR)
+        except OSError:  # the other side was faster
+            pass
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._twin is not None:
+            self._twin.close()
+
+
+class _Watched:
+    """smtplib's connections, given to `scissors` as soon as there is a socket: before the server has said a word."""
+
+    def __init__(self, *args: Any, scissors: _Scissors, **kwargs: Any) -> None:
+        self._scissors = scissors
+        super().__init__(*args, **kwargs)
+
+    def _get_socket(self, *args: Any) -> socket.socket:
+        made: socket.socket = super()._get_socket(*args)  # type: ignore[misc]
+        self._scissors.watch(made)
+        return made
+
+
+class _SMTP(_Watched, smtplib.SMTP):
+    pass
+
+
+class _TLS(_Watched, smtplib.SMTP_SSL):
+    pass
+
+
 class Conversation:
-    """One connection to the mail server, for one mail. `end`: when nothing new is begun (time.monotonic())."""
+    """One connection to the mail server, for one mail. `end`: when nothing new is begun (time.monotonic()); what has
+    begun has one timeout more."""
 
     def __init__(self, server: Server, end: float) -> None:
         self._server = server
         self._end = end
-        self._body_begun = False
+        self._scissors = _Scissors(end + server.smtp_timeout)
+        self._handed_over = False
 
     def deliver(self, mail: Mail, addresses: Mapping[str, str]) -> dict[str, Answer]:
         """Hand `mail` to `addresses` (recipient: as on the wire). An answer for each recipient.
@@ -53,6 +112,7 @@ class Conversation:
             return {}
         refused: dict[str, Answer] = {}
         with ExitStack() as stack:
+            stack.enter_context(closing(self._scissors))
             contents = [stack.enter_context(file.path.open("rb")) for file in mail.files]
             try:
                 with closing(self._connect()) as self._smtp:
@@ -66,8 +126,9 @@ class Conversation:
         host, port, timeout = self._server.smtp_server, self._server.smtp_port, self._server.smtp_timeout
         self._encrypted = port == smtplib.SMTP_SSL_PORT
         if self._encrypted:
-            return smtplib.SMTP_SSL(host, port, timeout=timeout, context=ssl.create_default_context())
-        return smtplib.SMTP(host, port, timeout=timeout)
+            context = ssl.create_default_context()
+            return _TLS(host, port, timeout=timeout, context=context, scissors=self._scissors)
+        return _SMTP(host, port, timeout=timeout, scissors=self._scissors)
 
     def _converse(
         self,
@@ -144,10 +205,11 @@ class Conversation:
         return self._send_body(mail, contents)
 
     def _send_body(self, mail: Mail, contents: Sequence[BinaryIO]) -> Answer:
-        self._body_begun = True
         for block in mail.blocks(contents):
             self._check_time()
             self._smtp.send(block)
+        # Without this line it is no mail, and the server drops what it has (RFC 5321, 4.1.1.4).
+        self._handed_over = True
         self._smtp.send(b".\r\n")
         code, words = self._smtp.getreply()
         if _is_yes(code):
@@ -174,13 +236,13 @@ class Conversation:
 
     def _answer_for(self, exc: Exception) -> Answer:
         """What it means that the conversation broke off."""
-        if self._body_begun:
+        if self._handed_over:
             return Answer(Verdict.UNKNOWN, "answer_lost", _cut(str(exc)))
         if isinstance(exc, smtplib.SMTPResponseException):
             return _refusal(exc.smtp_code, exc.smtp_error, "rejected")
         # smtplib hides the socket's own error.
         cause = exc.__context__ if isinstance(exc, smtplib.SMTPServerDisconnected) else exc
-        if isinstance(cause, TimeoutError):
+        if self._scissors.late or isinstance(cause, TimeoutError):
             reason = "timed_out"
         elif isinstance(cause, ssl.SSLError):
             reason = "tls_failed"

@@ -1,6 +1,7 @@
 """Servers that messages can be sent to."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from django.conf import LazySettings
@@ -27,3 +28,11 @@ def robots(host_lists: HostLists) -> Iterator[Robots]:
     with Robots() as server:
         host_lists(private_hosts=[server.place])
         yield server
+
+
+@pytest.fixture
+def own_directories(settings: LazySettings, tmp_path: Path) -> None:
+    """Files of the test's own, and links to them."""
+    export = settings.CONFIG.export.model_copy(update={"output_dir": tmp_path / "exports"})
+    web = settings.CONFIG.web.model_copy(update={"public_url": "https://reports.example.com"})
+    settings.CONFIG = settings.CONFIG.model_copy(update={"export": export, "web": web})

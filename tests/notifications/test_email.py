@@ -5,9 +5,13 @@ import email
 import io
 import re
 import smtplib
+import socket
+import threading
+import time
 import tracemalloc
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, suppress
 from email import policy
 from email.header import decode_header, make_header
 from email.message import EmailMessage
@@ -250,11 +254,39 @@ def test_a_lost_answer_leaves_open_whether_the_mail_arrived(
     assert len(server.log.mails) == 1  # here it did
 
 
-def test_a_cut_within_the_mail_leaves_it_open_too(server: MailServer, attach: Attach) -> None:
+def test_a_mail_that_was_cut_before_its_end_did_not_arrive(server: MailServer, attach: Attach) -> None:
     server.say("DATA", Fault.CUT_IN_BODY)
     big = attach(content=bytes(8_000_000))
-    assert reasons(send(make_message(attachments=[big]), A)) == {A: (Verdict.UNKNOWN, "answer_lost")}
+    assert reasons(send(make_message(attachments=[big]), A)) == {A: (Verdict.DEFERRED, "unreachable")}
     assert not server.log.mails
+
+
+@pytest.mark.parametrize("greeting", [b"", b"220 mail.test\r\n"])
+def test_a_reply_that_does_not_end_keeps_nobody_for_ever(settings: LazySettings, greeting: bytes) -> None:
+    def talk() -> None:
+        connection, _address = listener.accept()
+        with closing(connection), suppress(OSError):
+            connection.sendall(greeting)
+            while not over.wait(0.02):
+                connection.sendall(b"250-and\r\n")
+
+    over = threading.Event()
+    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
+        talker = threading.Thread(target=talk)
+        talker.start()
+        section = {"smtp_server": "127.0.0.1", "smtp_port": listener.getsockname()[1], "username": LOGIN.username}
+        change(settings, smtp_timeout=0.2, **section)
+        begun = time.monotonic()
+        # Somebody who is kept for ever must not keep the tests as well.
+        rescue = threading.Timer(8, over.set)
+        rescue.start()
+        answer = send_one()
+        took = time.monotonic() - begun
+        rescue.cancel()
+        over.set()
+        talker.join(10)
+    assert (answer.verdict, answer.reason) == (Verdict.DEFERRED, "timed_out")
+    assert took < 4
 
 
 @pytest.mark.parametrize("fault", [Fault.CUT, Fault.SILENCE, "421 bye", "500 what?"])
@@ -296,7 +328,7 @@ def test_a_mail_that_takes_too_long_to_send_is_broken_off(
     server: MailServer, settings: LazySettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     set_clock(monkeypatch, lambda: 1e6 if "DATA" in server.log.commands else 0)
-    assert reasons(send()) == {A: (Verdict.UNKNOWN, "answer_lost")}
+    assert reasons(send()) == {A: (Verdict.DEFERRED, "timed_out")}
     assert not server.log.mails
 
 

@@ -3,8 +3,6 @@
 import threading
 from collections import Counter
 from datetime import timedelta
-from pathlib import Path
-from typing import Any
 
 import pytest
 from django.conf import LazySettings
@@ -15,50 +13,13 @@ from notifications import outbox, sender
 from notifications.models import Arrival, Channel, Delivery, NotificationRule
 from notifications.outbox import Outbox
 from notifications.states import DeliveryStatus
-from tasks import announce, files
+from tasks import announce
 from tasks.models import Execution, ExportTask
-from tasks.states import Status
-from tests.factories import make_execution, make_task, make_user
+from tests.factories import make_user
+from tests.notifications.runs import A, B, C, deliver, mails_to, run_ended
 from tests.servers.mail import Fault, MailServer, configure, read
 
-pytestmark = pytest.mark.django_db
-
-A, B, C = "a@example.com", "b@example.com", "c@example.com"
-
-
-@pytest.fixture(autouse=True)
-def _own_directories(settings: LazySettings, tmp_path: Path) -> None:
-    export = settings.CONFIG.export.model_copy(update={"output_dir": tmp_path / "exports"})
-    web = settings.CONFIG.web.model_copy(update={"public_url": "https://reports.example.com"})
-    settings.CONFIG = settings.CONFIG.model_copy(update={"export": export, "web": web})
-
-
-def run_ended(status: Status = Status.SUCCEEDED, size: int = 5, **fields: Any) -> Execution:
-    """A run of a new task (`fields` of it) that has just ended; when it succeeded, with a file of `size` bytes."""
-    execution = Execution.objects.claim(make_execution(make_task(**fields)).pk, worker="a:1:b")
-    assert execution is not None
-    figures: dict[str, Any] = {"reason": "sql_error"}
-    if status == Status.SUCCEEDED:
-        place = files.output_root() / "2026-11" / f"{execution.pk}-1"
-        place.mkdir(parents=True)
-        (place / "每日订单.xlsx").write_bytes(b"x" * size)
-        part = {"path": f"2026-11/{execution.pk}-1/每日订单.xlsx", "rows": 3, "size": size, "sha256": "ab"}
-        figures = {"files": [part], "filename": "每日订单.xlsx", "rows_count": 3, "file_size": size}
-    assert Execution.objects.finish(execution, status, **figures)
-    return Execution.objects.get(pk=execution.pk)
-
-
-def deliver() -> int:
-    """Send what is due, as if all delays had passed. Returns how many messages."""
-    Delivery.objects.waiting().update(next_at=timezone.now())
-    box, count = Outbox(threads=0), 0
-    while sent := box.deliver():
-        count += sent
-    return count
-
-
-def mails_to(server: MailServer) -> Counter[str]:
-    return Counter(address for mail in server.log.mails for address in mail.recipients)
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("own_directories")]
 
 
 class TestPerRecipient:

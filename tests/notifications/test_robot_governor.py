@@ -59,8 +59,8 @@ def die_at(step):
 
 killed = 0
 for step, row in enumerate(Delivery.objects.order_by("id"), start=1):
-    Delivery.objects.exclude(pk=row.pk).filter(status="pending").update(next_at="2999-01-01T00:00Z")
-    Delivery.objects.filter(pk=row.pk).update(next_at="2000-01-01T00:00Z")
+    Delivery.objects.exclude(pk=row.pk).filter(status="pending").update(status="cancelled")
+    Delivery.objects.filter(pk=row.pk).update(status="pending")
     SendingLimit.objects.all().delete()
     connection.close()
     pid = os.fork()

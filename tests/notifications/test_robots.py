@@ -79,6 +79,13 @@ def test_a_webhook_with_another_secret_is_refused(robots: Robots) -> None:
     assert robots.accepted == []
 
 
+def test_the_path_of_a_webhook_is_a_secret_however_short(robots: Robots) -> None:
+    robots.script(answers(404, "Cannot POST /hook/a7Kq9x", "text/plain"))
+    answer = send(robots.add("webhook"), url=f"http://{robots.place}/hook/a7Kq9x")
+    assert answer.verdict == Verdict.REFUSED
+    assert "a7Kq9x" not in answer.text
+
+
 def test_an_action_card_has_a_button_to_the_file(robots: Robots) -> None:
     message = make_message()
     assert send(robots.add("dingtalk"), message, message_type="action_card") == ACCEPTED

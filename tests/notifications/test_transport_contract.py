@@ -16,7 +16,7 @@ from django.utils.translation import override
 from exporter_site.redact import remember_secret
 from notifications.reasons import REASONS
 from notifications.transports import http, transports
-from notifications.transports.base import Answer, Attachment, Transport, Verdict
+from notifications.transports.base import Answer, Attachment, Patience, Transport, Verdict
 from tests.notifications.channels import make_message, transport_to
 from tests.servers import Account
 from tests.servers.mail import Fault, MailServer, authority, configure, read
@@ -39,6 +39,10 @@ class Stage(ABC):
     secrets: list[str]
 
     @abstractmethod
+    def expected_patience(self, tries: int) -> tuple[int, float, float]:
+        """After so many tries: how many there are, and the shortest and the longest delay until the next one."""
+
+    @abstractmethod
     def arrived(self) -> list[str]:
         """The texts that readers have got, by the server's own log: one for each message."""
 
@@ -58,6 +62,10 @@ class WebStage(Stage):
         robot = self._robots.add(kind, secret="" if kind == "wecom" else "SEC0123456789abcdef")
         self.transport = transport_to(robot)
         self.secrets = [robot.token, *filter(None, [robot.secret])]
+
+    def expected_patience(self, tries: int) -> tuple[int, float, float]:
+        usual = min(30 * 2 ** (tries - 1), 900)
+        return 8, usual / 2, usual * 1.5
 
     def arrived(self) -> list[str]:
         return self._robots.texts()
@@ -91,6 +99,10 @@ class MailStage(Stage):
 
     def _configure(self, **changes: object) -> None:
         configure(self._settings, self._server, **changes)
+
+    def expected_patience(self, tries: int) -> tuple[int, float, float]:
+        self._configure(retry_attempts=5, retry_delay=77)
+        return 5, 77, 77
 
     def arrived(self) -> list[str]:
         return [read(mail)[0] for mail in self._server.log.mails]
@@ -190,6 +202,15 @@ def test_a_limit_has_a_key_and_a_size(stage: Stage) -> None:
     assert bool(stage.transport.limit_key) == bool(stage.transport.per_minute)
     if stage.transport.per_minute:
         assert (stage.transport.max_bytes > 0, stage.transport.markup) == (True, "markdown")  # digests are made so
+
+
+@pytest.mark.parametrize("tries", [1, 2, 7, 8, 2000])
+def test_it_says_how_long_it_is_patient(stage: Stage, tries: int) -> None:
+    most, shortest, longest = stage.expected_patience(tries)
+    patience = stage.transport.patience(tries)
+    assert isinstance(patience, Patience)
+    assert patience.tries == most
+    assert shortest <= patience.delay <= longest
 
 
 def test_a_message_arrives_once(stage: Stage) -> None:

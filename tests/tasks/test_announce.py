@@ -1,13 +1,16 @@
 """Which messages a run owes when it ends: to whom, about what, in one transaction with its end."""
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from django.conf import LazySettings
+from django.contrib.auth.models import User
 from django.core.exceptions import ValidationError
-from django.db import transaction
+from django.db import connection, transaction
 from django.utils import timezone
 from pydantic import SecretStr
 
@@ -133,6 +136,36 @@ def test_failures_reach_the_owner(status: Status) -> None:
     facts = dict(delivery.payload["facts"])
     assert "near SELEC" in facts["原因"]
     assert delivery.payload["files"] == []
+
+
+def test_an_owner_who_is_a_recipient_hears_it_once() -> None:
+    task = make_task(owner=make_user(email="Owner@example.com"), email_recipients=["owner@EXAMPLE.com"])
+    assert len(owed(end(task, Status.FAILED, reason="sql_error"))) == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_owner_who_is_deleted_in_this_moment_takes_no_message_with_him(monkeypatch: pytest.MonkeyPatch) -> None:
+    if connection.vendor == "sqlite":
+        return  # It has one writer at a time: nobody deletes a user while a run is ended.
+    owner, heir = make_user(email="owner@example.com"), make_user()
+    task = make_task(dingtalk_webhook=WEBHOOK, owner=owner)
+    execution = Execution.objects.claim(make_execution(task).pk, worker="a:1:b")
+    assert execution is not None
+    usual = announce.targets_of
+
+    def delete_owner() -> None:
+        ExportTask.objects.update(owner=heir)
+        User.objects.filter(pk=owner.pk).delete()
+        connection.close()
+
+    def meanwhile(task: ExportTask) -> Iterator[announce.Target]:
+        with ThreadPoolExecutor(1) as elsewhere:
+            elsewhere.submit(delete_owner).result(10)
+        return usual(task)
+
+    monkeypatch.setattr(announce, "targets_of", meanwhile)
+    assert Execution.objects.finish(execution, Status.FAILED, reason="sql_error")
+    assert owed(execution) == {f"{task.name} · 钉钉机器人": "failure"}
 
 
 def test_an_owner_does_not_hear_of_success_but_of_recovery() -> None:

@@ -1,20 +1,31 @@
 """manage.py runtask as an operator and as cron use it: real processes, real signals, real servers."""
 
+import errno
 import json
 import os
 import pty
+import shutil
 import signal
 import time
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from django.conf import LazySettings
+from django.core.management import call_command
 
-from tests.factories import make_sqlite_file
+from exporter_site.command import Failed
+from exporter_site.config import Notifications
+from notifications.models import Delivery
+from tasks import launch, runner
+from tasks.models import Execution
+from tests.factories import make_source, make_sqlite_file, make_task
 from tests.instance import Instance
 from tests.servers.mariadb import MariaDB
 from tests.servers.postgresql import PostgreSQL
+from tests.servers.robots import Robots
 
 SLOW = {
     "mysql": "SELECT a.seq, SLEEP(0.01) AS s, REPEAT('x', 2000) AS wide FROM seq_1_to_10000 a",
@@ -126,6 +137,55 @@ def test_date_format_parameters_and_output(shop: Instance, tmp_path: Path) -> No
     assert (target / "日报_2025-08-12.csv").read_text("utf-8-sig").splitlines() == ["d,s", "2025-08-12,007"]
     shop.manage("runtask", "dated", "--output", target / "named.xlsx")
     assert sorted(path.name for path in target.iterdir()) == ["named.xlsx", "日报_2025-08-12.csv"]
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_copy_that_cannot_be_made_keeps_no_message_from_going_out(
+    settings: LazySettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, as_json: bool
+) -> None:
+    export = {"output_dir": tmp_path / "exports", "temp_dir": tmp_path / "temp"}
+    source = make_source(database=str(make_sqlite_file(tmp_path / "shop.db")))
+    target = tmp_path / "out"
+    target.mkdir()
+    usual = runner.run
+
+    def run(*args: Any) -> Execution:
+        ended = usual(*args)
+        target.rmdir()
+        return ended
+
+    monkeypatch.setattr(runner, "run", run)
+    with Robots() as server:
+        lists = Notifications(private_hosts=[server.place])
+        changes = {"export": settings.CONFIG.export.model_copy(update=export), "notifications": lists}
+        settings.CONFIG = settings.CONFIG.model_copy(update=changes)
+        sql = "SELECT * FROM orders"
+        make_task(name="每日订单", data_source=source, sql=sql, dingtalk_webhook=server.add("dingtalk").url)
+        out = StringIO()
+        with pytest.raises(Failed) as caught:
+            call_command("runtask", "每日订单", output=target, as_json=as_json, stdout=out)
+    assert caught.value.returncode == 1
+    assert str(target) in str(caught.value)
+    (path,) = Execution.objects.get().paths()
+    assert path.is_file()
+    assert str(path) in str(caught.value)
+    assert str(path) in out.getvalue()
+    assert [row.status for row in Delivery.objects.all()] == ["sent"]
+    assert len(server.accepted) == 1
+    # What was meant as a directory does not become the name of a file.
+    assert not [left for left in tmp_path.iterdir() if left.name.startswith(("out", ".out"))]
+
+
+def test_a_copy_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def copy(path: Path, place: Path) -> None:
+        place.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfile", copy)
+    with pytest.raises(OSError, match="No space"):
+        launch.copy_to([tmp_path / "a.xlsx"], launch.Output.at(tmp_path))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_terminal_sees_the_rows_flow(instance: Instance, postgresql: PostgreSQL) -> None:

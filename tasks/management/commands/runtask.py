@@ -7,7 +7,7 @@ from django.utils.translation import gettext as _
 from exporter_site.command import ExporterCommand, Failed, WrongUse
 from notifications.outbox import Outbox
 from notifications.states import DeliveryStatus
-from tasks.launch import LaunchError, Request, find_task, known_format, launch, parse_date
+from tasks.launch import LaunchError, Output, Request, find_task, hand_over, known_format, launch, parse_date
 from tasks.models import Execution
 from tasks.progress import ProgressLine, summary
 from tasks.states import Status
@@ -44,17 +44,22 @@ def run_and_print(command: ExporterCommand, options: dict[str, Any]) -> None:
             planned_at=parse_date(options["date"], task.timezone) if options["date"] else None,
             params=parse_params(options["param"]),
             notify=not options["no_notify"],
-            output=options["output"],
+            output=Output.at(options["output"]) if options["output"] else None,
             format=known_format(options["format"]),
         )
     except LaunchError as exc:
         raise WrongUse(exc) from None
     try:
-        execution, paths = launch(request, line)
+        execution = launch(request, line)
     except LaunchError as exc:
         raise Failed(exc) from None
     finally:
         line.end()
+    fault = None
+    try:
+        paths = [str(path) for path in hand_over(execution, request.output)]
+    except LaunchError as exc:
+        paths, fault = [str(path) for path in execution.paths()], exc
     Outbox(threads=0).deliver_all([execution.pk])  # there may be no scheduler that would
     succeeded = execution.status == Status.SUCCEEDED
     if options["as_json"]:
@@ -67,6 +72,8 @@ def run_and_print(command: ExporterCommand, options: dict[str, Any]) -> None:
         say_deliveries(command, execution)
     if not succeeded:
         raise Failed(summary(execution, paths))
+    if fault is not None:
+        raise Failed(fault)
 
 
 def say_deliveries(command: ExporterCommand, execution: Execution) -> None:
