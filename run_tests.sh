@@ -27,8 +27,10 @@ main() {
   run "makemigrations --check" in_scratch "$PYTHON" manage.py makemigrations --check --dry-run
   local database
   local narrowed=()
+  # Most of the slow tests wait for something. An `-n 0` among the arguments (for --pdb) wins.
+  local at_once=(-n "$(($(nproc) > 2 ? $(nproc) : 2))" --dist worksteal)
   for database in "${DATABASES[@]}"; do
-    run "pytest ($database)" "$PYTHON" -m pytest -W error -rs --system-db "$database" "${narrowed[@]}" "${PYTEST_ARGUMENTS[@]}"
+    run "pytest ($database)" "$PYTHON" -m pytest -W error -rs "${at_once[@]}" --system-db "$database" "${narrowed[@]}" "${PYTEST_ARGUMENTS[@]}"
     # These never touch the system database, or no more of it than others do: once is enough.
     narrowed=(--ignore=tests/writers --ignore=tests/datasources)
     narrowed+=(--ignore=tests/tasks/test_limits.py --ignore=tests/tasks/test_celery.py)
