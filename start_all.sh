@@ -75,7 +75,7 @@ check_owner() {
 # ---- start
 
 start() {
-  ensure_environment runtime requirements.txt
+  ensure_environment runtime requirements.lock
   read_settings
   manage migrate --noinput --verbosity 0 || die "数据库迁移失败，原因见上。" "The migration failed; the reason stands above."
   collect_static

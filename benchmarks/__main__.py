@@ -1,11 +1,11 @@
-"""python -m benchmarks compare | growth | overhead | profile | scheduler. See benchmarks/README.md."""
+"""python -m benchmarks compare | growth | overhead | profile | scheduler | logs. See benchmarks/README.md."""
 
 import argparse
 import signal
 import sys
 from pathlib import Path
 
-from benchmarks import compare, growth, overhead, scheduling
+from benchmarks import compare, growth, logs, overhead, scheduling
 from benchmarks.contenders import DEFAULT_VENV
 from benchmarks.measure import CommandFailed
 from benchmarks.servers import KINDS
@@ -55,7 +55,13 @@ def parser() -> argparse.ArgumentParser:
     planning.add_argument("--executions", type=int, default=5000, help="for the growth of memory")
     planning.set_defaults(run=scheduling.run)
 
-    for verb in (comparing, growing, above, planning):
+    looking = verbs.add_parser("logs", help="how long GET /api/logs takes over a long log")
+    looking.add_argument("--system-db", nargs="+", choices=logs.KINDS, default=logs.KINDS)
+    looking.add_argument("--rows", type=int, default=100_000)
+    looking.add_argument("--rounds", type=int, default=100, help="requests of each view")
+    looking.set_defaults(run=logs.run)
+
+    for verb in (comparing, growing, above, planning, looking):
         verb.add_argument("--json", type=Path, help="also write the figures to this file")
     return top
 

@@ -8,12 +8,15 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.translation import gettext as _t
 from django.utils.translation import gettext_lazy as _
+from unfold.admin import TabularInline
 from unfold.decorators import action, display
 from unfold.widgets import UnfoldAdminPasswordWidget, UnfoldAdminTextareaWidget
 
 from datasources.connectors.base import ConnectorError
 from datasources.models import DataSource
-from exporter_site.modeladmin import SubmitActionsAdmin
+from exporter_site.access import audit
+from exporter_site.access.models import Grant
+from exporter_site.modeladmin import ScopedAdmin, SubmitActionsAdmin
 
 
 class DataSourceForm(forms.ModelForm):  # type: ignore[type-arg]
@@ -36,8 +39,17 @@ class DataSourceForm(forms.ModelForm):  # type: ignore[type-arg]
         return str(self.cleaned_data["password"]) or self.instance.password
 
 
+class GrantInline(TabularInline):  # type: ignore[misc]
+    """Who may work with this source; what they may do, their role says."""
+
+    model = Grant
+    fields = ("user", "group")
+    autocomplete_fields = ("user", "group")
+    extra = 0
+
+
 @admin.register(DataSource)
-class DataSourceAdmin(SubmitActionsAdmin):
+class DataSourceAdmin(ScopedAdmin, SubmitActionsAdmin):
     form = DataSourceForm
     list_display = ("name", "kind_shown", "place", "database", "active_shown", "test_shown", "tested_at")
     list_filter = ("kind", "is_active")
@@ -45,6 +57,7 @@ class DataSourceAdmin(SubmitActionsAdmin):
     readonly_fields = ("test_message", "tested_at")
     actions = ("test_connections",)
     actions_submit_line = ("save_and_test",)
+    inlines = (GrantInline,)
     fieldsets = (
         (None, {"fields": ("name", "kind", "description", "is_active")}),
         (
@@ -83,7 +96,7 @@ class DataSourceAdmin(SubmitActionsAdmin):
         shown = {True: ("ok", _t("passed")), False: ("bad", _t("failed")), None: ("", _t("never tested"))}
         return shown[source.test_ok]
 
-    @action(description=_("Test connection"), permissions=["change"])
+    @action(description=_("Test connection"), permissions=["test"])
     def test_connections(self, request: HttpRequest, queryset: QuerySet[DataSource]) -> None:
         for source in queryset:
             self._test(request, source)
@@ -92,7 +105,11 @@ class DataSourceAdmin(SubmitActionsAdmin):
     def save_and_test(self, request: HttpRequest, obj: DataSource) -> None:
         self._test(request, obj)
 
+    def has_test_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("datasources.test_datasource")
+
     def _test(self, request: HttpRequest, source: DataSource) -> None:
+        audit.record(audit.Action.TEST, source)
         try:
             report = source.test()
         except ConnectorError as exc:

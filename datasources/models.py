@@ -11,6 +11,7 @@ from django.utils.translation import gettext_lazy as _
 
 from datasources.connectors import connector_choices, connectors
 from datasources.connectors.base import ConnectionParams, ConnectionReport, Connector, ConnectorError
+from exporter_site.access.scope import ScopedQuerySet
 from exporter_site.fields import SecretField, Undecryptable
 from exporter_site.redact import redact
 
@@ -33,7 +34,13 @@ class Charset(models.TextChoices):
     LATIN1 = "latin1", "latin1"
 
 
+class DataSourceQuerySet(ScopedQuerySet["DataSource"]):
+    pass
+
+
 class DataSource(models.Model):
+    source_path = "pk"
+
     name = models.CharField(_("name"), max_length=100, unique=True)
     kind = models.CharField(_("kind"), max_length=30, choices=connector_choices)
     host = models.CharField(_("host"), max_length=255, blank=True)
@@ -72,10 +79,16 @@ class DataSource(models.Model):
     created_at = models.DateTimeField(_("created"), auto_now_add=True)
     updated_at = models.DateTimeField(_("changed"), auto_now=True)
 
+    objects = DataSourceQuerySet.as_manager()
+
     class Meta:
         verbose_name = _("data source")
         verbose_name_plural = _("data sources")
         ordering = ("name",)
+        permissions = (
+            ("all_datasources", "Can work with all data sources, granted or not"),
+            ("test_datasource", "Can test connections"),
+        )
 
     def __str__(self) -> str:
         return self.name

@@ -95,6 +95,19 @@ def check_placeholders(app_configs: Any, **kwargs: Any) -> Sequence[CheckMessage
     ]
 
 
+@register(Tags.security, deploy=True)
+def check_public_url(app_configs: Any, **kwargs: Any) -> Sequence[CheckMessage]:
+    if settings.CONFIG.public_url.startswith("https://"):
+        return []
+    return [
+        Warning(
+            _("web.public_url is no https:// address: passwords and files cross the network in clear text."),
+            hint=_("Put a reverse proxy with HTTPS in front, and its address into web.public_url."),
+            id="exporter.W002",
+        )
+    ]
+
+
 @register(Tags.database)
 def check_system_database(app_configs: Any, databases: Any = None, **kwargs: Any) -> Sequence[CheckMessage]:
     """The settings that our promises rest on, asked of the database itself (only with `check --database default`)."""

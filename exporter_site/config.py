@@ -186,6 +186,7 @@ class Web(Section):
     send_file_max_age_default: int = Field(default=0, ge=0)
     jwt_secret_key: SecretStr = SecretStr("")
     jwt_access_token_expires_hours: int = Field(default=24, ge=1)
+    api_requests_per_minute: int = Field(default=1200, ge=0)
 
 
 class Celery(Section):

@@ -2,10 +2,46 @@
 
 from typing import Any
 
+from django.contrib import admin
 from django.http import HttpRequest
 from unfold.admin import ModelAdmin, TabularInline
 
 from exporter_site.fields import SecretField
+
+
+class OfferedLookups:
+    """Lets a list be filtered through its address by what the list shows or offers: a hidden text, such as SQL, could
+    otherwise be guessed letter by letter (?sql__startswith=…)."""
+
+    def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest) -> bool:
+        fields = self.model._meta.concrete_fields  # type: ignore[attr-defined]  # of every model admin
+        hidden = {field.name for field in fields if not field.is_relation and not field.primary_key}
+        for name in (*self.get_list_display(request), *self.get_list_filter(request)):  # type: ignore[attr-defined]
+            hidden.discard(name[0] if isinstance(name, tuple) else name)
+        allowed: bool = super().lookup_allowed(lookup, value, request)  # type: ignore[misc]
+        return allowed and lookup.partition("__")[0] not in hidden
+
+
+class ScopedAdmin(OfferedLookups):
+    """Shows the rows of the data sources that are granted to the user, also where one is chosen or filtered by."""
+
+    def get_queryset(self, request: HttpRequest) -> Any:
+        queryset = super().get_queryset(request)  # type: ignore[misc]
+        return queryset.for_user(request.user)
+
+    def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        manager = db_field.remote_field.model._default_manager
+        if hasattr(manager, "for_user") and "queryset" not in kwargs:
+            kwargs["queryset"] = manager.for_user(request.user)
+        return super().formfield_for_foreignkey(db_field, request, **kwargs)  # type: ignore[misc]
+
+
+class ScopedFilter(admin.RelatedFieldListFilter):
+    """A list's filter that names only what is granted."""
+
+    def field_choices(self, field: Any, request: HttpRequest, model_admin: Any) -> Any:
+        rows = field.remote_field.model._default_manager.for_user(request.user)
+        return [(row.pk, str(row)) for row in rows]
 
 
 class WriteOnlySecrets:
@@ -25,8 +61,14 @@ def _without(names: set[str], fields: Any) -> tuple[Any, ...]:
     return tuple(line for line in lines if line and line not in names)
 
 
-class SubmitActionsAdmin(WriteOnlySecrets, ModelAdmin):  # type: ignore[misc]  # untyped library
-    """Shows the buttons of `actions_submit_line` on the page of a new object too; the theme has them only later."""
+class SubmitActionsAdmin(OfferedLookups, WriteOnlySecrets, ModelAdmin):  # type: ignore[misc]  # untyped library
+    """Shows the buttons of `actions_submit_line` on the page of a new object too, where the theme has them only later; and
+    not where nothing can be saved."""
+
+    def get_actions_submit_line(self, request: HttpRequest, object_id: Any) -> Any:
+        obj = self.get_object(request, str(object_id)) if object_id else None
+        may = self.has_add_permission(request) if obj is None else self.has_change_permission(request, obj)
+        return super().get_actions_submit_line(request, object_id) if may else []
 
     def changeform_view(
         self,

@@ -1,6 +1,9 @@
 """The admin site: the management UI of the system."""
 
+from typing import Any
+
 from django.utils.translation import gettext_lazy as _
+from django.views.decorators.http import require_http_methods
 from unfold.sites import UnfoldAdminSite
 
 
@@ -8,3 +11,7 @@ class ExporterAdminSite(UnfoldAdminSite):  # type: ignore[misc]  # untyped libra
     site_title = _("Data Export System")
     site_header = _("Data Export System")
     index_title = _("Overview")
+
+    def admin_view(self, view: Any, cacheable: bool = False) -> Any:
+        """Pages are read and forms are sent; Django would take any other verb for reading."""
+        return require_http_methods(["GET", "HEAD", "POST"])(super().admin_view(view, cacheable))

@@ -2,13 +2,17 @@
 
 from django.contrib import admin
 from django.db import DatabaseError, connection
-from django.http import HttpRequest, JsonResponse
+from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.urls import include, path
+from django.utils.translation import gettext as _
+from django.views import defaults
+from django.views.decorators.http import require_safe
 from django.views.generic import RedirectView
 
 from tasks.models import SchedulerProcess
 
 
+@require_safe
 def healthz(request: HttpRequest, *, whole: bool = True) -> JsonResponse:
     """Open to anybody, says only ok or not: the web process reaches its database, and, for the `whole` system, a
     scheduler lives."""
@@ -22,6 +26,21 @@ def healthz(request: HttpRequest, *, whole: bool = True) -> JsonResponse:
     return JsonResponse({"status": "ok"})
 
 
+def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
+    if request.path.startswith("/api/"):
+        return JsonResponse({"code": "bad_request", "message": _("This request can't be understood.")}, status=400)
+    return defaults.bad_request(request, exception)
+
+
+def server_error(request: HttpRequest) -> HttpResponse:
+    if request.path.startswith("/api/"):
+        words = _("Something went wrong in the system itself; its log says what.")
+        return JsonResponse({"code": "internal_error", "message": words}, status=500)
+    return defaults.server_error(request)
+
+
+handler400, handler500 = bad_request, server_error
+
 admin.autodiscover()
 
 urlpatterns = [
@@ -31,4 +50,5 @@ urlpatterns = [
     path("i18n/", include("django.conf.urls.i18n")),
     path("", include("tasks.urls")),
     path("admin/", admin.site.urls),
+    path("api/", include("exporter_site.api")),
 ]

@@ -4,6 +4,7 @@ from datetime import datetime
 from typing import Any
 
 from django.contrib import admin, messages
+from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
@@ -16,7 +17,9 @@ from django.utils.translation import gettext_lazy as _
 from unfold.admin import ModelAdmin
 from unfold.decorators import action, display
 
-from exporter_site.modeladmin import LogAdmin, LogInline, SubmitActionsAdmin
+from exporter_site.access import audit
+from exporter_site.access.scope import ALL_SOURCES
+from exporter_site.modeladmin import LogAdmin, LogInline, ScopedAdmin, SubmitActionsAdmin
 from notifications import reasons, sender
 from notifications.forms import PREFIX, RuleForm, channel_form
 from notifications.messages import LINK_MARK, Event
@@ -61,6 +64,8 @@ class ChannelAdmin(SubmitActionsAdmin):
 
     def add_view(self, request: HttpRequest, form_url: str = "", extra_context: Any = None) -> HttpResponse:
         """First the kind, then the form with the settings of that kind."""
+        if not self.has_add_permission(request):
+            raise PermissionDenied
         if request.GET.get("kind", "") in transports:
             return super().add_view(request, form_url, extra_context)  # type: ignore[no-any-return]
         context = {
@@ -122,6 +127,7 @@ class ChannelAdmin(SubmitActionsAdmin):
         self._test(request, obj)
 
     def _test(self, request: HttpRequest, channel: Channel) -> None:
+        audit.record(audit.Action.TEST, channel)
         for name, answer in sender.send_test(channel).items():
             whom = "" if name in ("", ROBOT) else f" {name}"
             if answer.verdict == Verdict.ACCEPTED:
@@ -134,12 +140,18 @@ class ChannelAdmin(SubmitActionsAdmin):
 
 
 @admin.register(NotificationRule)
-class NotificationRuleAdmin(ModelAdmin):  # type: ignore[misc]
+class NotificationRuleAdmin(ScopedAdmin, ModelAdmin):  # type: ignore[misc]
     form = RuleForm
     list_display = ("channel", "task_shown", "events_shown")
     list_select_related = ("channel", "task")
     fields = ("task", "channel", "events", "template")
     autocomplete_fields = ("task",)
+
+    def get_form(self, request: HttpRequest, obj: NotificationRule | None = None, **kwargs: Any) -> Any:
+        form = super().get_form(request, obj, **kwargs)
+        if "task" in form.base_fields and not request.user.has_perm(ALL_SOURCES):
+            form.base_fields["task"].required = True
+        return form
 
     @display(description=_("task"), ordering="task")
     def task_shown(self, rule: NotificationRule) -> str:
@@ -155,7 +167,7 @@ def event_words(events: list[str]) -> str:
 
 
 @admin.register(Delivery)
-class DeliveryAdmin(LogAdmin):
+class DeliveryAdmin(ScopedAdmin, LogAdmin):
     list_display = ("id", "task_shown", "event_shown", "channel_name", "state", "recipients_short", "next_shown")
     list_filter = ("status", "event", "possibly_duplicate")
     search_fields = ("channel_name", "execution__task_name")
@@ -178,6 +190,15 @@ class DeliveryAdmin(LogAdmin):
             },
         ),
     )
+
+    def get_fieldsets(self, request: HttpRequest, obj: Delivery | None = None) -> Any:
+        if obj is None or obj.event != Event.FAILURE or request.user.has_perm("tasks.view_sql"):
+            return self.fieldsets
+        # The text holds the database's own words, and those quote the SQL.
+        return [
+            (title, {"fields": tuple(name for name in options["fields"] if name != "text_shown")})
+            for title, options in self.fieldsets
+        ]
 
     def get_readonly_fields(self, request: HttpRequest, obj: Delivery | None = None) -> tuple[str, ...]:
         names: list[str] = []
@@ -253,16 +274,21 @@ class DeliveryAdmin(LogAdmin):
         count = 0
         for delivery in queryset.select_related("execution__task"):
             link = delivery.execution.link_for_messages()
-            count += Delivery.objects.resend(delivery, link=link, everybody=everybody)
+            if Delivery.objects.resend(delivery, link=link, everybody=everybody):
+                count += 1
+                audit.record(audit.Action.RESEND, delivery)
         say_resent(request, count)
 
     @action(description=_("Cancel"), permissions=["operate"])
     def cancel(self, request: HttpRequest, queryset: QuerySet[Delivery]) -> None:
-        count = sum(Delivery.objects.cancel(delivery.pk) for delivery in queryset)
+        cancelled = [delivery for delivery in queryset if Delivery.objects.cancel(delivery.pk)]
+        for delivery in cancelled:
+            audit.record(audit.Action.CANCEL, delivery)
+        count = len(cancelled)
         messages.success(request, _t("{count} messages cancelled.").format(count=count))
 
     def has_operate_permission(self, request: HttpRequest) -> bool:
-        return request.user.has_perm("tasks.change_exporttask")
+        return request.user.has_perm("tasks.run_exporttask")
 
 
 def say_resent(request: HttpRequest, count: int) -> None:

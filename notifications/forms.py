@@ -14,7 +14,6 @@ from unfold.widgets import (
     UnfoldBooleanSwitchWidget,
 )
 
-from exporter_site.fields import Undecryptable
 from notifications.messages import ANNOUNCED
 from notifications.models import Channel, NotificationRule, all_events, clean_settings
 from notifications.transports import transports
@@ -71,7 +70,7 @@ class ChannelForm(forms.ModelForm):  # type: ignore[type-arg]
 
     def clean(self) -> dict[str, Any] | None:
         cleaned = super().clean()
-        secrets = {} if isinstance(self.instance.secrets, Undecryptable) else self._stored_secrets()
+        secrets = self.instance.stored_secrets
         values: dict[str, Any] = {}
         for setting in transports.get(self.kind).fields:
             value = self.cleaned_data.get(PREFIX + setting.name, setting.empty)
@@ -82,9 +81,6 @@ class ChannelForm(forms.ModelForm):  # type: ignore[type-arg]
             for name, words in exc.message_dict.items():
                 self.add_error(PREFIX + name, words)
         return cleaned
-
-    def _stored_secrets(self) -> dict[str, Any]:
-        return self.instance.all_settings if self.instance.pk else {}
 
 
 def channel_form(kind: str) -> type[ChannelForm]:

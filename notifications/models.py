@@ -13,6 +13,7 @@ from django.db import IntegrityError, models, transaction
 from django.utils.translation import gettext as _t
 from django.utils.translation import gettext_lazy as _
 
+from exporter_site.access.scope import ScopedQuerySet
 from exporter_site.config import is_placeholder
 from exporter_site.fields import SecretField, Undecryptable
 from exporter_site.redact import remember_secret
@@ -123,10 +124,15 @@ class Channel(models.Model):
             return {"recipients": [self.user.email] if self.user.email else []}
         if isinstance(self.secrets, Undecryptable):
             raise ChannelError("secret_unreadable")
+        return {**self.settings, **self.stored_secrets}
+
+    @property
+    def stored_secrets(self) -> dict[str, str]:
+        """The secrets that there are; none when they can't be read."""
         secrets: dict[str, str] = json.loads(self.secrets) if self.secrets else {}
         for secret in secrets.values():
             remember_secret(secret)  # the field knows them only as one text
-        return {**self.settings, **secrets}
+        return secrets
 
     def set_settings(self, values: Mapping[str, Any]) -> None:
         """Take over `values` (a value for each setting of the kind), secrets apart from the others."""
@@ -158,7 +164,9 @@ def clean_settings(kind: str, values: Mapping[str, Any]) -> dict[str, Any]:
         value = values.get(setting.name, setting.empty)
         if setting.kind == "list" and isinstance(value, str):
             value = [item.strip() for item in value.replace("，", ",").replace("\n", ",").split(",") if item.strip()]
-        if type(value) is not type(setting.empty):
+        if type(value) is not type(setting.empty) or (
+            setting.kind == "list" and not all(isinstance(item, str) for item in value)
+        ):
             faults[setting.name] = _t("This value has a wrong type.")
         elif setting.required and not value:
             faults[setting.name] = _t("This field is required.")
@@ -186,9 +194,27 @@ def all_events() -> list[str]:
     return [event for event, _label in ANNOUNCED]
 
 
+class NotificationRuleQuerySet(ScopedQuerySet["NotificationRule"]):
+    """A rule of every task is seen by those who see every task."""
+
+    def replace(self, task: Any, rules: Iterable[Mapping[str, Any]]) -> None:
+        """Let `rules` (fields of each) be all that `task` has of its own; those that stay the same are not touched."""
+        wanted = {rule["channel"].pk: rule for rule in rules}
+        for rule in self.filter(task=task).exclude(channel__in=wanted):
+            rule.delete()
+        known = {rule.channel_id: rule for rule in self.filter(task=task)}
+        for number, fields in wanted.items():
+            row = known.get(number) or self.model(task=task)
+            for name, value in {"events": all_events(), "template": "", **fields}.items():
+                setattr(row, name, value)
+            row.save()
+
+
 class NotificationRule(models.Model):
     """Which events of a task (of every task, without one) go to a shared channel. A rule of the task itself comes
     before one of every task; one without events keeps the task out of the channel."""
+
+    source_path = "task__data_source"
 
     task = models.ForeignKey(
         "tasks.ExportTask",
@@ -204,6 +230,8 @@ class NotificationRule(models.Model):
     template = models.TextField(
         _("message"), blank=True, help_text=_("{task_name}, {rows_count}, {download_url} … Empty: the usual message.")
     )
+
+    objects = NotificationRuleQuerySet.as_manager()
 
     class Meta:
         verbose_name = _("notification rule")
@@ -232,6 +260,8 @@ class Delivery(models.Model):
     of the file's link. It never holds a secret. `recipients`: for each of them {"verdict", "reason", "text", "tries",
     "at"}; who is missing has not been tried yet.
     """
+
+    source_path = "execution__data_source"
 
     execution = models.ForeignKey(
         "tasks.Execution", models.CASCADE, related_name="deliveries", verbose_name=_("execution")

@@ -25,6 +25,8 @@ from django.db.models.functions import Now
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
+from exporter_site.access.scope import ScopedQuerySet
+
 if TYPE_CHECKING:
     from notifications.models import Channel, Delivery
 
@@ -45,7 +47,7 @@ MOST_LOST = 10  # senders that died over one message
 LONGEST_WAIT = 3600.0  # seconds that a robot is left alone at most, and that a message waits for its next try
 
 
-class DeliveryQuerySet(models.QuerySet["Delivery"]):
+class DeliveryQuerySet(ScopedQuerySet["Delivery"]):
     """Holds every change of a delivery's state."""
 
     def owe(self, execution_id: int, event: str, channel: "Channel", payload: Mapping[str, Any]) -> None:

@@ -17,11 +17,12 @@ from unfold.admin import StackedInline
 from unfold.decorators import action, display
 from unfold.widgets import UnfoldAdminTextareaWidget, UnfoldAdminTextInputWidget
 
-from exporter_site.modeladmin import LogAdmin, SubmitActionsAdmin
+from exporter_site.access.scope import ALL_SOURCES
+from exporter_site.modeladmin import LogAdmin, ScopedAdmin, ScopedFilter, SubmitActionsAdmin
 from notifications.forms import RuleForm, SecretFormField
-from notifications.models import NotificationRule
+from notifications.models import Channel, NotificationRule
 from tasks import announce, schedule
-from tasks.execution_admin import STATUS_COLOURS
+from tasks.execution_admin import SEE_SQL, STATUS_COLOURS
 from tasks.models import Execution, ExportTask, Pause, SchedulerProcess
 from tasks.states import Status, Trigger
 
@@ -77,10 +78,10 @@ class RuleInline(StackedInline):  # type: ignore[misc]
 
 
 @admin.register(ExportTask)
-class ExportTaskAdmin(SubmitActionsAdmin):
+class ExportTaskAdmin(ScopedAdmin, SubmitActionsAdmin):
     form = ExportTaskForm
     list_display = ("name", "data_source", "schedule_shown", "next_run_at", "enabled_shown", "last_state")
-    list_filter = ("enabled", "data_source", "format")
+    list_filter = ("enabled", ("data_source", ScopedFilter), "format")
     list_select_related = ("data_source",)
     search_fields = ("name", "description")
     autocomplete_fields = ("data_source",)
@@ -124,6 +125,29 @@ class ExportTaskAdmin(SubmitActionsAdmin):
         queryset: QuerySet[ExportTask] = super().get_queryset(request)
         return queryset.annotate(last_status=Subquery(last.values("status")[:1]))
 
+    def get_fieldsets(self, request: HttpRequest, obj: ExportTask | None = None) -> Any:
+        fieldsets = super().get_fieldsets(request, obj)
+        hidden = set() if request.user.has_perm(SEE_SQL) else {"sql", "params"}
+        return [
+            (title, {**options, "fields": tuple(name for name in options["fields"] if name not in hidden)})
+            for title, options in fieldsets
+        ]
+
+    def get_readonly_fields(self, request: HttpRequest, obj: ExportTask | None = None) -> tuple[str, ...]:
+        # Nobody lends a task rights that are not their own.
+        return self.readonly_fields if request.user.has_perm(ALL_SOURCES) else (*self.readonly_fields, "owner")
+
+    def save_model(self, request: HttpRequest, obj: ExportTask, form: Any, change: bool) -> None:
+        if not change and not request.user.has_perm(ALL_SOURCES):
+            obj.owner = request.user  # type: ignore[assignment]  # logged in
+        super().save_model(request, obj, form, change)
+
+    def get_deleted_objects(self, objs: Any, request: HttpRequest) -> Any:
+        """Whoever may delete a task may delete with it what is only the task's: its rules, its own channels."""
+        shown, counts, needed, protected = super().get_deleted_objects(objs, request)
+        own = {str(model._meta.verbose_name) for model in (Channel, NotificationRule)}
+        return shown, counts, needed - own, protected
+
     def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
         return {"owner": request.user.pk, **super().get_changeform_initial_data(request)}
 
@@ -160,12 +184,12 @@ class ExportTaskAdmin(SubmitActionsAdmin):
         shown = announce.preview(task, task.dingtalk_message_template)
         return format_html('<b>{}</b><pre class="exporter-code">{}</pre>', shown["title"], shown["text"])
 
-    @action(description=_("Run now"), permissions=["change"])
+    @action(description=_("Run now"), permissions=["run"])
     def run_now(self, request: HttpRequest, queryset: QuerySet[ExportTask]) -> None:
         for task in queryset.select_related("data_source"):
             self._enqueue(request, task)
 
-    @action(description=_("Save and run now"))
+    @action(description=_("Save and run now"), permissions=["run_saved"])
     def save_and_run(self, request: HttpRequest, obj: ExportTask) -> None:
         self._enqueue(request, obj)
 
@@ -176,6 +200,12 @@ class ExportTaskAdmin(SubmitActionsAdmin):
     @action(description=_("Disable"), permissions=["change"])
     def disable(self, request: HttpRequest, queryset: QuerySet[ExportTask]) -> None:
         self._switch(request, queryset, on=False)
+
+    def has_run_saved_permission(self, request: HttpRequest, object_id: Any = None) -> bool:
+        return self.has_run_permission(request)
+
+    def has_run_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("tasks.run_exporttask")
 
     def _switch(self, request: HttpRequest, queryset: QuerySet[ExportTask], *, on: bool) -> None:
         changed = 0

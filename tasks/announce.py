@@ -17,6 +17,7 @@ from django.db.models import Q
 from django.utils import translation
 from django.utils.translation import gettext as _
 
+from exporter_site.access import audit
 from exporter_site.fields import Undecryptable
 from exporter_site.formats import human_duration, human_size
 from notifications import messages
@@ -238,7 +239,10 @@ def resend(execution: Execution, *, everybody: bool = False) -> list[Delivery]:
     """
     link = execution.link_for_messages()
     deliveries = execution.deliveries.exclude(event=Event.UNDELIVERED).select_related("channel")
-    return [row for row in deliveries if Delivery.objects.resend(row, link=link, everybody=everybody)]
+    again = [row for row in deliveries if Delivery.objects.resend(row, link=link, everybody=everybody)]
+    if again:
+        audit.record(audit.Action.RESEND, execution, note=", ".join(row.channel_name for row in again))
+    return again
 
 
 def preview(task: ExportTask, template: str, event: str = Event.SUCCESS) -> dict[str, str]:

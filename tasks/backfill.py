@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from itertools import takewhile
+from typing import Any
 
 from django.db import transaction
 from django.utils.translation import gettext as _
@@ -18,7 +19,8 @@ MOST = 1000  # runs that one backfill queues
 def end_of(text: str, timezone: str) -> datetime:
     """The last moment of a date, or the moment itself when it has a time. Raises LaunchError."""
     moment = parse_date(text, timezone)
-    return moment if "T" in text or " " in text else moment + timedelta(days=1, microseconds=-1)
+    is_date = len(text) <= len("2025-08-12")
+    return moment + timedelta(days=1, microseconds=-1) if is_date else moment
 
 
 def moments(task: ExportTask, first: datetime, last: datetime) -> list[datetime]:
@@ -48,8 +50,14 @@ def without_succeeded(task: ExportTask, moments: Iterable[datetime]) -> list[dat
     return [moment for moment in wanted if moment not in done]
 
 
-def enqueue(task: ExportTask, moments: Iterable[datetime], *, notify: bool = True) -> None:
+def enqueue(
+    task: ExportTask, moments: Iterable[datetime], *, notify: bool = True, created_by: Any = None
+) -> list[Execution]:
     """Queue a run for each of `moments`, or none of them. They run one after another if the task says so."""
     with transaction.atomic():
-        for moment in moments:
-            Execution.objects.enqueue(task, trigger=Trigger.BACKFILL, planned_at=moment, notify=notify)
+        return [
+            Execution.objects.enqueue(
+                task, trigger=Trigger.BACKFILL, planned_at=moment, notify=notify, created_by=created_by
+            )
+            for moment in moments
+        ]

@@ -15,15 +15,15 @@ def system_banner(request: HttpRequest) -> dict[str, Any]:
     user = getattr(request, "user", None)
     if user is None or not user.is_staff:
         return {}
-    return {"system_banner": SimpleLazyObject(_banner)}
+    return {"system_banner": SimpleLazyObject(lambda: _banner(user))}
 
 
-def _banner() -> dict[str, Any]:
+def _banner(user: Any) -> dict[str, Any]:
     pause = Pause.objects.active().first()
     words = ""
     if pause:
         words = _("All runs have been paused by {who} since {when}. {note}").format(
             who=pause.begun_by, when=status.local(pause.begun_at), note=pause.note
         )
-    problems = status.problems()
+    problems = status.problems(user)
     return {"problems": problems, "pause": words} if problems or words else {}

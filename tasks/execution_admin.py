@@ -1,12 +1,15 @@
 """Executions in the admin, with their messages, links and downloads."""
 
+from collections.abc import Callable
 from datetime import datetime
+from functools import wraps
 from typing import Any
 
 from django import forms
 from django.contrib import admin, messages
+from django.contrib.admin.utils import unquote
 from django.db.models import Prefetch, QuerySet
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import get_object_or_404
 from django.urls import reverse
 from django.utils import timezone
@@ -17,16 +20,18 @@ from django.utils.translation import gettext_lazy as _
 from unfold.contrib.filters.admin import RangeDateTimeFilter
 from unfold.decorators import action, display
 
+from exporter_site.access import audit
 from exporter_site.formats import human_duration, human_size
-from exporter_site.modeladmin import LogAdmin, LogInline
+from exporter_site.modeladmin import LogAdmin, LogInline, ScopedAdmin, ScopedFilter
 from notifications.admin import DeliveryInline, say_resent
 from notifications.models import Arrival, Delivery
 from tasks import announce, reasons
 from tasks.downloads import parts_of
-from tasks.models import Download, DownloadLink, Execution
+from tasks.models import Download, DownloadLink, Execution, ExportTask
 from tasks.states import Status, Trigger
 from tasks.writers.base import FIDELITY
 
+SEE_SQL = "tasks.view_sql"
 STATUS_COLOURS = {
     Status.QUEUED.value: "info",
     Status.RUNNING.value: "primary",
@@ -101,7 +106,7 @@ class ThroughFilter(admin.SimpleListFilter):
 
 
 @admin.register(Download)
-class DownloadAdmin(LogAdmin):
+class DownloadAdmin(ScopedAdmin, LogAdmin):
     list_display = ("at", "task_name", "filename", size_of, reader_of, "address")
     list_filter = (ThroughFilter, ("at", RangeDateTimeFilter))
     list_filter_submit = True
@@ -131,8 +136,20 @@ REVOKE_LINKS = {
 }
 
 
+def of_a_shown_run(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
+    """For a dialog: the theme opens it for any number, also of a run that is not there for the user."""
+
+    @wraps(view)
+    def opened(model_admin: Any, request: HttpRequest, object_id: str) -> HttpResponse:
+        if model_admin.get_object(request, unquote(object_id)) is None:
+            raise Http404
+        return view(model_admin, request, object_id=object_id)
+
+    return opened
+
+
 @admin.register(Execution)
-class ExecutionAdmin(LogAdmin):
+class ExecutionAdmin(ScopedAdmin, LogAdmin):
     list_display = (
         "id",
         "task_name",
@@ -146,7 +163,7 @@ class ExecutionAdmin(LogAdmin):
         "download",
     )
     list_display_links = ("id", "task_name")
-    list_filter = ("status", "trigger", ("planned_at", RangeDateTimeFilter))
+    list_filter = ("status", "trigger", ("data_source", ScopedFilter), ("planned_at", RangeDateTimeFilter))
     list_filter_submit = True
     search_fields = ("task_name", "filename")
     show_full_result_count = False
@@ -177,6 +194,16 @@ class ExecutionAdmin(LogAdmin):
     def get_queryset(self, request: HttpRequest) -> QuerySet[Execution]:
         queryset: QuerySet[Execution] = super().get_queryset(request)
         return queryset.prefetch_related(Prefetch("deliveries", Delivery.objects.defer("payload", "history")))
+
+    def get_fieldsets(self, request: HttpRequest, obj: Execution | None = None) -> Any:
+        if request.user.has_perm(SEE_SQL):
+            return self.fieldsets
+        # The database's own words quote the SQL.
+        hidden = {"sql_shown", "params", "error_shown", "history_shown"}
+        shown = (
+            (title, tuple(row for row in options["fields"] if row not in hidden)) for title, options in self.fieldsets
+        )
+        return [(title, {"fields": fields}) for title, fields in shown if fields]
 
     def get_readonly_fields(self, request: HttpRequest, obj: Execution | None = None) -> tuple[str, ...]:
         return tuple(name for _title, options in self.fieldsets for row in options["fields"] for name in _flat(row))
@@ -291,12 +318,15 @@ class ExecutionAdmin(LogAdmin):
 
     @action(description=_("Run again"), permissions=["operate"])
     def run_again(self, request: HttpRequest, queryset: QuerySet[Execution]) -> None:
-        for execution in queryset.select_related("task", "task__data_source"):
-            if execution.task is None:
+        # The task may read another source by now: that one must be granted, too.
+        tasks = ExportTask.objects.for_user(request.user).in_bulk([execution.task_id for execution in queryset])
+        for execution in queryset:
+            task = tasks.get(execution.task_id)
+            if task is None:
                 messages.error(request, _t("The task of {execution} has been deleted.").format(execution=execution))
                 continue
             again = Execution.objects.enqueue(
-                execution.task,
+                task,
                 trigger=Trigger.MANUAL,
                 planned_at=execution.planned_at,
                 params=execution.params,
@@ -317,21 +347,24 @@ class ExecutionAdmin(LogAdmin):
         again = [announce.resend(execution, everybody=everybody) for execution in queryset.select_related("task")]
         say_resent(request, sum(map(len, again)))
 
+    @of_a_shown_run
     @action(description=_("New link"), permissions=["issue"], icon="add_link", dialog=NEW_LINK)
     def new_link(self, request: HttpRequest, form: forms.Form, object_id: str) -> HttpResponse:
-        execution = get_object_or_404(Execution, pk=object_id)
+        execution = get_object_or_404(self.get_queryset(request), pk=object_id)
         if parts_of(execution):
             link = DownloadLink.objects.make(execution)
             words = _t("The new link, valid until {when}: {url}")
             url = link.url or request.build_absolute_uri(link.path)
+            audit.record(audit.Action.REVEAL, execution, note=str(link))
             messages.success(request, words.format(when=_minute(link.expires_at), url=url))
         else:
             messages.error(request, _t("This run has no file, or it has been removed after its retention time."))
         return _back_to(request, object_id)
 
+    @of_a_shown_run
     @action(description=_("Revoke links"), permissions=["revoke"], icon="link_off", dialog=REVOKE_LINKS)
     def revoke(self, request: HttpRequest, form: forms.Form, object_id: str) -> HttpResponse:
-        self.revoke_links(request, Execution.objects.filter(pk=object_id))
+        self.revoke_links(request, self.get_queryset(request).filter(pk=object_id))
         return _back_to(request, object_id)
 
     @action(description=_("Revoke links"), permissions=["revoke"])
@@ -341,10 +374,10 @@ class ExecutionAdmin(LogAdmin):
         messages.success(request, _t("{count} links revoked.").format(count=count))
 
     def has_operate_permission(self, request: HttpRequest) -> bool:
-        return request.user.has_perm("tasks.change_exporttask")
+        return request.user.has_perm("tasks.run_exporttask")
 
     def has_issue_permission(self, request: HttpRequest, object_id: str | None = None) -> bool:
-        return request.user.has_perms(("tasks.view_execution", "tasks.add_downloadlink"))
+        return request.user.has_perms(("tasks.download_execution", "tasks.add_downloadlink"))
 
     def has_revoke_permission(self, request: HttpRequest, object_id: str | None = None) -> bool:
         return request.user.has_perms(("tasks.view_execution", "tasks.change_downloadlink"))

@@ -69,13 +69,16 @@ def find_task(id_or_name: str) -> ExportTask:
 
 
 def parse_date(text: str, timezone: str) -> datetime:
-    """YYYY-MM-DD or YYYY-MM-DDTHH:MM in `timezone`. Raises LaunchError."""
+    """YYYY-MM-DD or YYYY-MM-DDTHH:MM in `timezone`, of the years 1970 to 2999. Raises LaunchError."""
     try:
         parsed = datetime.fromisoformat(text)
     except ValueError:
         raise LaunchError(
-            _("“{text}” is not a date. Write 2025-08-12 or 2025-08-12T09:00.").format(text=text)
+            _("“{text}” is not a date. Write 2025-08-12 or 2025-08-12T09:00.").format(text=text[:100])
         ) from None
+    # Every database holds these, and a zone or some days more or less do not lead out of the calendar.
+    if not 1970 <= parsed.year < 3000:
+        raise LaunchError(_("The year of “{text}” must be between 1970 and 2999.").format(text=text))
     return parsed if parsed.tzinfo else parsed.replace(tzinfo=ZoneInfo(timezone))
 
 

@@ -4,17 +4,19 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
-from django.db import models, transaction
+from django.db import transaction
 from django.db.models import F
 from django.utils import timezone
 
+from exporter_site.access import audit
+from exporter_site.access.scope import ScopedQuerySet
 from exporter_site.links import id_of
 
 if TYPE_CHECKING:
     from tasks.models import Download, DownloadLink, Execution
 
 
-class DownloadLinkQuerySet(models.QuerySet["DownloadLink"]):
+class DownloadLinkQuerySet(ScopedQuerySet["DownloadLink"]):
     """Holds every change of a link's state."""
 
     def valid(self) -> "DownloadLinkQuerySet":
@@ -40,14 +42,19 @@ class DownloadLinkQuerySet(models.QuerySet["DownloadLink"]):
 
     def revoke(self, by: Any) -> int:
         """valid -> revoked, by the user `by`. Returns how many links that were."""
-        return self.valid().update(revoked_at=timezone.now(), revoked_by=by)
+        links = list(self.valid().select_related("execution"))
+        revoked = self.valid().filter(pk__in=[link.pk for link in links])
+        count = revoked.update(revoked_at=timezone.now(), revoked_by=by)
+        for link in links:
+            audit.record(audit.Action.REVOKE, link.execution, note=str(link))
+        return count
 
 
 def _login_required() -> bool:
     return bool(settings.CONFIG.web.link_access == "login")
 
 
-class DownloadQuerySet(models.QuerySet["Download"]):
+class DownloadQuerySet(ScopedQuerySet["Download"]):
     def begin(self, download: "Download", *, continues: bool) -> bool:
         """Put `download` (not saved yet) on record and count it on its link.
 
@@ -67,4 +74,5 @@ class DownloadQuerySet(models.QuerySet["Download"]):
             if download.link is not None:
                 type(download.link).objects.filter(pk=download.link.pk).update(downloads=F("downloads") + 1)
             download.save(force_insert=True)
+            audit.record(audit.Action.DOWNLOAD, download.execution, note=download.filename)
         return True

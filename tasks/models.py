@@ -19,6 +19,8 @@ from django.utils.translation import gettext_lazy as _
 
 from datasources import safety
 from datasources.models import DataSource
+from exporter_site.access import audit
+from exporter_site.access.scope import ScopedQuerySet
 from exporter_site.fields import SecretField
 from exporter_site.links import PREFIX, token_of, url_of
 from notifications import messages
@@ -48,8 +50,14 @@ class OnEmpty(models.TextChoices):
     SILENT = "silent", _("send nothing")
 
 
+class ExportTaskQuerySet(ScopedQuerySet["ExportTask"]):
+    pass
+
+
 class ExportTask(models.Model):
     """SQL, data source, schedule and file format. What is checked in clean() is checked again when it runs."""
+
+    source_path = "data_source"
 
     name = models.CharField(_("name"), max_length=200, unique=True)
     description = models.TextField(_("description"), blank=True)
@@ -99,11 +107,12 @@ class ExportTask(models.Model):
     tags = models.JSONField(_("tags"), default=list, blank=True)
     owner = models.ForeignKey(
         settings.AUTH_USER_MODEL,
-        models.SET_NULL,
+        models.PROTECT,
         null=True,
         blank=True,
         related_name="export_tasks",
         verbose_name=_("owner"),
+        help_text=_("It runs with this user's rights, and failures are told to them. Empty: with all rights."),
     )
     next_run_at = models.DateTimeField(_("next run"), null=True, blank=True, editable=False, db_index=True)
     dingtalk_webhook = SecretField(_("DingTalk webhook"), blank=True, default="")
@@ -117,10 +126,16 @@ class ExportTask(models.Model):
     created_at = models.DateTimeField(_("created"), auto_now_add=True)
     updated_at = models.DateTimeField(_("changed"), auto_now=True)
 
+    objects = ExportTaskQuerySet.as_manager()
+
     class Meta:
         verbose_name = _("export task")
         verbose_name_plural = _("export tasks")
         ordering = ("name",)
+        permissions = (
+            ("run_exporttask", "Can run tasks, cancel runs, send messages again"),
+            ("view_sql", "Can see the SQL of tasks and runs, and the databases' own words about them"),
+        )
 
     def __str__(self) -> str:
         return self.name
@@ -266,6 +281,8 @@ def _as_list(value: Any) -> list[str]:
 class Execution(models.Model):
     """One run, from the moment it is owed: queue row and log in one."""
 
+    source_path = "data_source"
+
     task = models.ForeignKey(ExportTask, models.SET_NULL, null=True, related_name="executions", verbose_name=_("task"))
     task_name = models.CharField(_("task"), max_length=200)
     status = models.CharField(_("state"), max_length=20, choices=Status, default=Status.QUEUED)
@@ -317,6 +334,12 @@ class Execution(models.Model):
     created_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+", verbose_name=_("started by user")
     )
+    request_key = models.CharField(
+        max_length=64, null=True, unique=True, editable=False, help_text="From Idempotency-Key: the same request again."
+    )
+    request_digest = models.CharField(
+        max_length=64, blank=True, default="", editable=False, help_text="What was asked for with request_key."
+    )
 
     objects = ExecutionQuerySet.as_manager()
 
@@ -324,12 +347,20 @@ class Execution(models.Model):
         verbose_name = _("execution")
         verbose_name_plural = _("executions")
         ordering = ("-id",)
+        permissions = (("download_execution", "Can download the files of runs"),)
         constraints = (models.UniqueConstraint(fields=("task", "scheduled_for"), name="one_execution_per_occurrence"),)
         indexes = (
             models.Index(fields=("status", "id"), name="execution_by_status"),
             models.Index(fields=("status", "-priority", "id"), name="execution_by_priority"),
             models.Index(fields=("task", "id"), name="execution_by_task"),
             models.Index(fields=("status", "finished_at"), name="execution_by_end"),
+            models.Index(fields=("data_source", "id"), name="execution_by_source"),
+            models.Index(fields=("trigger", "id"), name="execution_by_trigger"),
+            models.Index(fields=("planned_at", "id"), name="execution_by_planned_time"),
+            # A long log by state in the order of time, and what who sees one source of many asks for.
+            models.Index(fields=("status", "planned_at", "id"), name="execution_by_status_and_time"),
+            models.Index(fields=("data_source", "planned_at", "id"), name="execution_by_source_and_time"),
+            models.Index(fields=("data_source", "status", "id"), name="execution_by_source_and_status"),
         )
 
     def __str__(self) -> str:
@@ -419,7 +450,12 @@ class PauseQuerySet(models.QuerySet["Pause"]):
 
     def end(self, by: str) -> bool:
         """Start runs again. False when nothing was paused."""
-        return bool(self.active().update(active_key=None, ended_at=timezone.now(), ended_by=by))
+        pause = self.active().first()
+        changes = {"ended_at": timezone.now(), "ended_by": by}
+        if pause is None or not self.active().filter(pk=pause.pk).update(active_key=None, **changes):
+            return False
+        audit.record(audit.Action.EDIT, pause, changes={"ended_by": ["", by]})
+        return True
 
 
 class Pause(models.Model):
@@ -452,6 +488,8 @@ class DownloadLink(models.Model):
     (created) --> valid --revoke--> revoked
                     +--its time has passed--> expired
     """
+
+    source_path = "execution__data_source"
 
     execution = models.ForeignKey(Execution, models.CASCADE, related_name="links", verbose_name=_("execution"))
     created_at = models.DateTimeField(_("created"), auto_now_add=True)
@@ -489,6 +527,8 @@ class Download(models.Model):
 
     `bytes` is the size of the answer that began it, None for a zip, which is made while it is sent.
     """
+
+    source_path = "execution__data_source"
 
     execution = models.ForeignKey(
         Execution, models.SET_NULL, null=True, related_name="downloads", verbose_name=_("execution")

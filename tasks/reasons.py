@@ -44,6 +44,10 @@ REASONS: dict[str, Reason] = {
     "permission_denied": Reason(
         _("The account may not read what the SQL asks for."), _("Have the account granted SELECT on these tables.")
     ),
+    "owner_not_allowed": Reason(
+        _("The task's owner may not run it any more."),
+        _("Give the owner the right again, or the task another owner, then run again."),
+    ),
     "sql_refused": Reason(
         _("The SQL does more than read and was not run."), _("Change the task's SQL as the message below says.")
     ),

@@ -27,7 +27,7 @@ from datasources.connectors.base import Connector, ConnectorError, Query
 from datasources.sqltext import SQLTextError
 from exporter_site.redact import redact
 from exporter_site.worker import worker_name
-from tasks import dates, files, reasons
+from tasks import dates, files, reasons, rights
 from tasks.models import Execution, ExportTask
 from tasks.states import Status
 from tasks.writers import writers
@@ -136,6 +136,9 @@ def prepare(execution: Execution, directory: Path) -> "Pipeline":
         raise Refused("source_inactive", _("The task or its data source has been deleted."))
     if not source.is_active:
         raise Refused("source_inactive", _("The data source “{name}” is switched off.").format(name=source.name))
+    refused = rights.refusal(task, source)
+    if refused:
+        raise Refused("owner_not_allowed", refused)
     minimum = settings.CONFIG.export.min_free_disk
     if files.free_bytes() < minimum:
         raise OSError(errno.ENOSPC, _("Less than {bytes} bytes are free (export.min_free_disk).").format(bytes=minimum))

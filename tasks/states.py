@@ -24,6 +24,9 @@ from django.db.models import F, Q
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
+from exporter_site.access import audit
+from exporter_site.access.scope import ScopedQuerySet
+
 if TYPE_CHECKING:
     from datasources.models import DataSource
     from tasks.models import Execution, ExportTask
@@ -68,7 +71,7 @@ class Trigger(models.TextChoices):
     BACKFILL = "backfill", _("backfill")
 
 
-class ExecutionQuerySet(models.QuerySet["Execution"]):
+class ExecutionQuerySet(ScopedQuerySet["Execution"]):
     """Holds every change of an execution's state."""
 
     def enqueue(
@@ -81,8 +84,13 @@ class ExecutionQuerySet(models.QuerySet["Execution"]):
         format: str = "",
         notify: bool = True,
         created_by: Any = None,
+        request_key: str | None = None,
+        request_digest: str = "",
     ) -> "Execution":
-        """Queue one run of `task`. `planned_at` is what its dates count from; now, when not given."""
+        """Queue one run of `task`. `planned_at` is what its dates count from; now, when not given.
+
+        Raises IntegrityError when there is a run with this `request_key` already.
+        """
         execution = self._new(
             task,
             trigger=trigger,
@@ -93,8 +101,13 @@ class ExecutionQuerySet(models.QuerySet["Execution"]):
             format=format or task.format,
             notify=notify,
             created_by=created_by,
+            request_key=request_key,
+            request_digest=request_digest,
         )
-        execution.save(force_insert=True)
+        with transaction.atomic():
+            execution.save(force_insert=True)
+            if trigger != Trigger.SCHEDULE:
+                audit.record(audit.Action.RUN, execution)
         return execution
 
     def record_missed(
@@ -215,9 +228,12 @@ class ExecutionQuerySet(models.QuerySet["Execution"]):
 
     def request_cancel(self, execution_id: int) -> bool:
         """End a queued run now, ask a running one to stop. False when it had already ended."""
-        if self.cancel_queued(execution_id):
-            return True
-        return bool(self.filter(pk=execution_id, status=Status.RUNNING).update(cancel_requested_at=timezone.now()))
+        with transaction.atomic():
+            running = self.filter(pk=execution_id, status=Status.RUNNING)
+            asked = self.cancel_queued(execution_id) or bool(running.update(cancel_requested_at=timezone.now()))
+            if asked:
+                audit.record(audit.Action.CANCEL, self.get(pk=execution_id))
+        return asked
 
     def held_by(self, execution: "Execution") -> "ExecutionQuerySet":
         """The row of `execution`, if this attempt still holds it: the guard of all that a worker writes."""

@@ -2,20 +2,21 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.conf import settings
-from django.db.models import Count
+from django.db.models import Count, QuerySet
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from datasources.models import DataSource
 from exporter_site.formats import human_size
+from exporter_site.worker import local_pid
 from notifications.models import Delivery
 from tasks import files
 from tasks.models import Execution, ExportTask, Pause, SchedulerProcess
-from tasks.states import ExecutionQuerySet, Status
+from tasks.states import UNFINISHED, Status
 
 ENDED_BADLY = (Status.FAILED, Status.TIMED_OUT)
 
@@ -114,7 +115,35 @@ def system() -> SystemStatus:
     )
 
 
-def _by_status(executions: ExecutionQuerySet) -> dict[str, int]:
+def for_api(user: Any) -> dict[str, Any]:
+    """What GET /api/status tells `user`: counts of what there is for that user, and how the scheduler is."""
+    now = timezone.now()
+    alive = list(SchedulerProcess.objects.alive())
+    first = alive[0] if alive else None
+    tasks, runs = ExportTask.objects.for_user(user), Execution.objects.for_user(user)
+    unfinished = _by_status(runs.filter(status__in=UNFINISHED))
+    ended = _by_status(
+        runs.filter(finished_at__gte=now - timedelta(days=1), status__in=(Status.SUCCEEDED, *ENDED_BADLY))
+    )
+    planned = tasks.filter(enabled=True, next_run_at__isnull=False).order_by("next_run_at")
+    return {
+        "scheduler": {
+            "alive": bool(alive),
+            "pid": local_pid(first.name) if first else None,
+            "uptime_seconds": int((now - first.started_at).total_seconds()) if first else None,
+            "heartbeat_at": first.seen_at if first else None,
+            "running": unfinished.get(Status.RUNNING, 0),
+            "queued": unfinished.get(Status.QUEUED, 0),
+            "next_run_at": planned.values_list("next_run_at", flat=True).first(),
+        },
+        "tasks": tasks.count(),
+        "data_sources": DataSource.objects.for_user(user).filter(is_active=True).count(),
+        "last_day": {"succeeded": ended.get(Status.SUCCEEDED, 0), "ended": sum(ended.values())},
+        "disk": {"free": files.free_bytes(), "needed": settings.CONFIG.export.min_free_disk},
+    }
+
+
+def _by_status(executions: QuerySet[Execution]) -> dict[str, int]:
     return dict(executions.order_by().values_list("status").annotate(Count("pk")))
 
 
@@ -122,12 +151,14 @@ def local(moment: datetime) -> str:
     return timezone.localtime(moment).strftime("%Y-%m-%d %H:%M:%S %Z")
 
 
-def problems() -> list[str]:
-    """SystemStatus.problems() without looking at anything else."""
+def problems(user: Any = None) -> list[str]:
+    """SystemStatus.problems() without looking at anything else. To `user` only those messages count that are theirs to
+    see."""
+    undelivered = Delivery.objects.undelivered()
     return _problems(
         alive=SchedulerProcess.objects.alive().exists(),
         disk_free=files.free_bytes(),
-        undelivered=Delivery.objects.undelivered().count(),
+        undelivered=(undelivered if user is None else undelivered.for_user(user)).count(),
     )
 
 

@@ -1,4 +1,4 @@
-"""Downloads: only through the row of a succeeded run, for those who may see it or who have a link to it."""
+"""Downloads: only through the row of a succeeded run, for those who may fetch it or who have a link to it."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -6,13 +6,14 @@ from functools import wraps
 from django.contrib.admin.views.decorators import staff_member_required
 from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import PermissionDenied
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect
 from django.shortcuts import get_object_or_404
 from django.template.loader import render_to_string
 from django.urls import reverse
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_safe
 
+from exporter_site.access.passwords import must_change
 from exporter_site.formats import human_size
 from tasks.downloads import Part, parts_of, send
 from tasks.models import DownloadLink, Execution
@@ -25,7 +26,7 @@ PRIVATE = {"Cache-Control": "no-store, private", "Referrer-Policy": "no-referrer
 def download(request: HttpRequest, execution_id: int) -> HttpResponseBase:
     """The file of a run; one zip when it has several parts, a single part with ?part=N (from 1)."""
     _check_permission(request)
-    response = send(request, get_object_or_404(Execution, pk=execution_id))
+    response = send(request, get_object_or_404(Execution.objects.for_user(request.user), pk=execution_id))
     if response is None:
         raise Http404(_("This run has no file, or it has been removed after its retention time."))
     return _private(response)
@@ -45,7 +46,9 @@ def for_link(
         link = DownloadLink.objects.find(token)
         response: HttpResponseBase | None = None
         if link is not None and parts_of(link.execution):
-            response = (_login(request) if link.login_required else None) or view(request, link)
+            response = _way_to_login(request) if link.login_required else None
+            if response is None and _is_for(request, link):
+                response = view(request, link)
         return _private(response or HttpResponse(render_to_string("link.html"), status=404))
 
     return opened
@@ -74,16 +77,23 @@ def _figures(part: Part) -> str:
     return _("{rows} rows, {size}").format(rows=f"{part.rows:,}", size=human_size(part.size))
 
 
-def _login(request: HttpRequest) -> HttpResponseBase | None:
-    """The way to the login, for whoever is not there yet. Raises PermissionDenied without the right to see runs."""
+def _way_to_login(request: HttpRequest) -> HttpResponseBase | None:
+    """To the login, or to the password that must be changed first; None for whoever has both behind them."""
     if not (request.user.is_active and request.user.is_staff):
         return redirect_to_login(request.get_full_path(), reverse("admin:login"))
+    return HttpResponseRedirect(reverse("admin:password_change")) if must_change(request.user) else None
+
+
+def _is_for(request: HttpRequest, link: DownloadLink) -> bool:
+    """Whether whoever asks may have the file. Raises PermissionDenied for who may fetch no files at all."""
+    if not link.login_required:
+        return True
     _check_permission(request)
-    return None
+    return Execution.objects.for_user(request.user).filter(pk=link.execution_id).exists()
 
 
 def _check_permission(request: HttpRequest) -> None:
-    if not request.user.has_perm("tasks.view_execution"):
+    if not request.user.has_perm("tasks.download_execution"):
         raise PermissionDenied
 
 

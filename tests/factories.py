@@ -7,9 +7,12 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from django.contrib.auth.models import User
+from django.apps import apps
+from django.contrib.auth.models import Group, User
 
 from datasources.models import DataSource
+from exporter_site.access.models import Grant
+from exporter_site.access.roles import make_roles
 from tasks.executors.base import Ended, Executor
 from tasks.models import Execution, ExportTask
 from tasks.scheduler import Scheduler
@@ -17,6 +20,7 @@ from tasks.states import Trigger
 from tests.servers import PrivateServer
 
 _numbers = count(1)
+PASSWORD = "correct horse battery"  # of nobody
 
 SHOP = (
     "CREATE TABLE orders (id INTEGER PRIMARY KEY, customer TEXT, amount DECIMAL(10,2), paid BOOLEAN, created DATE)",
@@ -107,9 +111,22 @@ def make_scheduler(workers: int = 1, executor: Executor | None = None) -> Schedu
     return Scheduler(workers, executor or ClaimingExecutor())
 
 
-def make_user(username: str = "", *, password: str = "correct horse battery", **fields: Any) -> User:
-    return User.objects.create_user(username or f"user{next(_numbers)}", password=password, **fields)
+def make_user(
+    username: str = "", *, role: str = "", sources: Iterable[DataSource] = (), password: str = PASSWORD, **fields: Any
+) -> User:
+    """A user who may use the admin if there is a `role`, with `sources` granted."""
+    user = User.objects.create_user(
+        username or f"user{next(_numbers)}", password=password, **{"is_staff": bool(role)} | fields
+    )
+    if role:
+        # A test with real transactions empties all tables, those of the migrations, too.
+        if not Group.objects.filter(name=role).exists():
+            make_roles(apps)
+        user.groups.add(Group.objects.get(name=role))
+    for source in sources:
+        Grant.objects.create(data_source=source, user=user)
+    return user
 
 
-def make_admin(username: str = "", *, password: str = "correct horse battery") -> User:
+def make_admin(username: str = "", *, password: str = PASSWORD) -> User:
     return User.objects.create_superuser(username or f"admin{next(_numbers)}", password=password)

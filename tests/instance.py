@@ -14,7 +14,13 @@ from exporter_site.config import BASE_DIR
 from tests import servers
 from tests.plugin import SESSION_DIR, database_settings, foreign_names, installation_environment
 
-_KEPT = ("django_migrations", "django_content_type", "auth_permission")  # written by migrations, not by tests
+_KEPT = (
+    "django_migrations",
+    "django_content_type",
+    "auth_permission",
+    "auth_group",
+    "auth_group_permissions",
+)  # written by migrations, not by tests
 
 
 class Instance:

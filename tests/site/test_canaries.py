@@ -46,7 +46,7 @@ PLANT = """
 from notifications.models import clean_settings
 owner = User.objects.create_superuser("owner", "owner@example.com", "correct horse battery")
 viewer = User.objects.create_user("viewer", is_staff=True)
-viewer.user_permissions.set(Permission.objects.filter(codename__startswith="view_"))
+viewer.user_permissions.set(Permission.objects.filter(codename__regex="^view_|^all_datasources$"))
 for name, kind, settings in given["channels"]:
     channel = Channel(name=f"{name}-{MARK}", kind=kind)
     channel.set_settings(clean_settings(kind, settings))

@@ -25,6 +25,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pytest_django.live_server_helper import LiveServer
 
+from datasources.models import DataSource
+from exporter_site.access.models import Grant
 from exporter_site.links import PREFIX, token_of
 from tasks.housekeeping import housework
 from tasks.models import Download, DownloadLink, Execution
@@ -51,8 +53,8 @@ def set_web(settings: LazySettings, **web: Any) -> None:
 
 
 def reader(*codenames: str, **fields: Any) -> Client:
-    """The browser of somebody with these rights."""
-    user = make_user(**fields)
+    """The browser of somebody with these rights on all data sources that there are."""
+    user = make_user(sources=DataSource.objects.all(), **fields)
     user.user_permissions.set(Permission.objects.filter(codename__in=codenames))
     client = Client()
     client.force_login(user)
@@ -302,8 +304,7 @@ def test_a_link_for_colleagues_asks_for_a_login_and_comes_back(client: Client, t
     answer = client.get(path)
     assert (answer.status_code, answer.headers["Location"]) == (302, f"{reverse('admin:login')}?next={quote(path)}")
     assert {name: answer.headers[name] for name in PRIVATE} == PRIVATE
-    user = make_user(is_staff=True)
-    user.user_permissions.set(Permission.objects.filter(codename="view_execution"))
+    user = make_user(role="viewer", sources=DataSource.objects.all())
     form = {"username": user.username, "password": "correct horse battery"}
     answer = fetch_after(client.post(answer.headers["Location"], form | {"next": path}), client)
     assert answer.status_code == 200
@@ -315,13 +316,18 @@ def fetch_after(answer: Any, client: Client) -> Any:
     return fetch(client, answer.headers["Location"])
 
 
-def test_a_link_for_colleagues_is_for_those_who_may_see_the_run() -> None:
+def test_a_link_for_colleagues_is_for_those_who_may_fetch_files_of_its_source() -> None:
     path = f"{link_to(login_required=True).path}/file"
-    assert reader("view_execution", is_staff=False).get(path).status_code == 302
-    assert reader("view_execution", is_staff=True, is_active=False).get(path).status_code == 302
-    assert reader("view_exporttask", is_staff=True).get(path).status_code == 403
+    assert reader("download_execution", is_staff=False).get(path).status_code == 302
+    assert reader("download_execution", is_staff=True, is_active=False).get(path).status_code == 302
+    assert reader("view_execution", is_staff=True).get(path).status_code == 403
+    stranger = reader("download_execution", is_staff=True)
+    Grant.objects.all().delete()
+    expected = refusal(stranger, REFUSED)
+    assert refusal(stranger, path) == expected
+    assert refusal(stranger, path.removesuffix("/file")) == expected
     assert not Download.objects.exists()
-    assert fetch(reader("view_execution", is_staff=True), path).status_code == 200
+    assert fetch(reader("download_execution", is_staff=True), path).status_code == 200
 
 
 # ---- Issuing and revoking
@@ -462,9 +468,12 @@ def test_links_are_made_seen_and_revoked_only_by_those_who_may() -> None:
         assert act(looker, link.execution, action).status_code == 403
     url = reverse("admin:tasks_execution_changelist")
     looker.post(url, {"action": "revoke_links", "_selected_action": [link.execution_id]})
-    assert act(reader("add_downloadlink", is_staff=True), link.execution, "new_link").status_code == 403
+    assert (
+        act(reader("view_execution", "add_downloadlink", is_staff=True), link.execution, "new_link").status_code == 403
+    )
     assert list(DownloadLink.objects.valid()) == [link]
-    giver = reader("view_execution", "view_downloadlink", "add_downloadlink", "change_downloadlink", is_staff=True)
+    rights = "view_execution download_execution view_downloadlink add_downloadlink change_downloadlink"
+    giver = reader(*rights.split(), is_staff=True)
     assert link.path in giver.get(page_of(link.execution)).content.decode()
     act(giver, link.execution, "revoke")
     act(giver, link.execution, "new_link")

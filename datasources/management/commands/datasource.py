@@ -12,6 +12,7 @@ from datasources.config_sync import sync
 from datasources.connectors import connectors
 from datasources.connectors.base import ConnectorError
 from datasources.models import DataSource, SSLMode
+from exporter_site.access import audit
 from exporter_site.command import ExporterCommand, Failed, WrongUse, sentences
 
 
@@ -101,6 +102,7 @@ class Command(ExporterCommand):
 
     def handle_test(self, options: dict[str, Any]) -> None:
         source = find_source(options["source"])
+        audit.record(audit.Action.TEST, source)
         try:
             report = source.test()
         except ConnectorError as exc:

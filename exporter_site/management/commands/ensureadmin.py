@@ -6,6 +6,7 @@ from django.contrib.auth.models import User
 from django.core.management.base import CommandParser
 from django.utils.translation import gettext as _
 
+from exporter_site.access.models import PasswordChange
 from exporter_site.command import ExporterCommand, Failed
 
 USERNAME = "admin"
@@ -27,7 +28,7 @@ class Command(ExporterCommand):
             self.print_json({"created": existing is None, "username": username, "password": password})
         elif password:
             self.say(_("User {username}, password {password}").format(username=username, password=password))
-            self.say(_("The password is shown this once and stored nowhere."))
+            self.say(_("The password is shown this once and stored nowhere. The first login asks for a new one."))
         else:
             self.say(
                 _("There is the user {username} already. A new password: manage.py changepassword {username}").format(
@@ -43,5 +44,6 @@ class Command(ExporterCommand):
                 )
             )
         password = "".join(secrets.choice(ALPHABET) for _position in range(PASSWORD_LENGTH))
-        User.objects.create_superuser(USERNAME, password=password)
+        user = User.objects.create_superuser(USERNAME, password=password)
+        PasswordChange.objects.create(user=user)
         return password

@@ -3,6 +3,7 @@ from typing import Any
 from django.core.management.base import CommandParser
 from django.utils.translation import gettext as _
 
+from exporter_site.access import audit
 from exporter_site.command import ExporterCommand, Failed, WrongUse
 from notifications import reasons, sender
 from notifications.models import Channel
@@ -37,7 +38,9 @@ class Command(ExporterCommand):
         )
 
     def handle_test(self, options: dict[str, Any]) -> None:
-        answers = sender.send_test(find_channel(options["channel"]))
+        channel = find_channel(options["channel"])
+        audit.record(audit.Action.TEST, channel)
+        answers = sender.send_test(channel)
         if options["as_json"]:
             self.print_json(
                 {

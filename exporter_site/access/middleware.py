@@ -1,0 +1,56 @@
+"""Around every request: who asks is known to the audit, and a password that must be changed is changed first."""
+
+from collections.abc import Callable
+
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
+from django.urls import reverse
+from django.utils.translation import gettext as _
+
+from exporter_site.access.audit import current_request
+from exporter_site.access.passwords import must_change
+
+Answer = Callable[[HttpRequest], HttpResponse]
+
+
+def audit_middleware(get_response: Answer) -> Answer:
+    def answered(request: HttpRequest) -> HttpResponse:
+        token = current_request.set(request)
+        try:
+            return get_response(request)
+        finally:
+            current_request.reset(token)
+
+    return answered
+
+
+def password_middleware(get_response: Answer) -> Answer:
+    def answered(request: HttpRequest) -> HttpResponse:
+        # Only a session has a user here; the API's other credentials are not given to who must change the password.
+        if not request.user.is_authenticated or _is_allowed(request.path) or not must_change(request.user):
+            return get_response(request)
+        if request.path.startswith("/api/"):
+            words = _("Change your password first, at /admin/password_change/.")
+            return JsonResponse({"code": "password_change_required", "message": words}, status=403)
+        return HttpResponseRedirect(reverse("admin:password_change"))
+
+    return answered
+
+
+def _is_allowed(path: str) -> bool:
+    return path.startswith(("/static/", "/i18n/", "/healthz", "/d/")) or path in (
+        reverse("admin:password_change"),
+        reverse("admin:password_change_done"),
+        reverse("admin:logout"),
+        reverse("admin:jsi18n"),
+    )
+
+
+def slash_middleware(get_response: Answer) -> Answer:
+    """/api/tasks/ is /api/tasks: the routes, and with them the OpenAPI document, have the one form."""
+
+    def answered(request: HttpRequest) -> HttpResponse:
+        if request.path_info.startswith("/api/") and request.path_info.endswith("/"):
+            request.path_info = request.path_info.rstrip("/") if request.path_info.strip("/") != "api" else "/api/"
+        return get_response(request)
+
+    return answered
