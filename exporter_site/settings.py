@@ -313,6 +313,7 @@ UNFOLD = {
     "SHOW_VIEW_ON_SITE": False,
     "SHOW_LANGUAGES": True,
     "STYLES": [lambda request: static("exporter.css")],
+    "DASHBOARD_CALLBACK": "tasks.dashboard_views.context",
     "SIDEBAR": {
         "navigation": [
             {

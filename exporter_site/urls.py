@@ -9,6 +9,7 @@ from django.views import defaults
 from django.views.decorators.http import require_safe
 from django.views.generic import RedirectView
 
+from tasks import dashboard_views
 from tasks.models import SchedulerProcess
 
 
@@ -49,6 +50,10 @@ urlpatterns = [
     path("healthz/web", healthz, {"whole": False}, name="healthz-web"),
     path("i18n/", include("django.conf.urls.i18n")),
     path("", include("tasks.urls")),
+    path("admin/live/", admin.site.admin_view(dashboard_views.live), name="dashboard-live"),
+    path(
+        "admin/live/<int:execution_id>/cancel/", admin.site.admin_view(dashboard_views.cancel), name="dashboard-cancel"
+    ),
     path("admin/", admin.site.urls),
     path("api/", include("exporter_site.api")),
 ]

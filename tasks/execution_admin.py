@@ -26,6 +26,7 @@ from exporter_site.modeladmin import LogAdmin, LogInline, ScopedAdmin, ScopedFil
 from notifications.admin import DeliveryInline, say_resent
 from notifications.models import Arrival, Delivery
 from tasks import announce, reasons
+from tasks.dashboard_filters import EndedFilter
 from tasks.downloads import parts_of
 from tasks.models import Download, DownloadLink, Execution, ExportTask
 from tasks.states import Status, Trigger
@@ -163,7 +164,7 @@ class ExecutionAdmin(ScopedAdmin, LogAdmin):
         "download",
     )
     list_display_links = ("id", "task_name")
-    list_filter = ("status", "trigger", ("data_source", ScopedFilter), ("planned_at", RangeDateTimeFilter))
+    list_filter = ("status", EndedFilter, "trigger", ("data_source", ScopedFilter), ("planned_at", RangeDateTimeFilter))
     list_filter_submit = True
     search_fields = ("task_name", "filename")
     show_full_result_count = False
