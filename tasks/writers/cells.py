@@ -110,14 +110,15 @@ def _per_cell(values: Sequence[Cell], markup: Markup, one: Callable[[bytes], byt
     return Cells(b"", [markup.blank if value is None else one(value) for value in values], b"")
 
 
-# Whole columns joined with NUL; an empty cell is NULL. Possessive repetitions never go back: twice as fast.
-_INTEGERS = re.compile(rb"(?:(?:-?+[0-9]{1,%d}+)?+\0)*+" % MAX_DIGITS)
-_LONG_INTEGERS = re.compile(rb"(?:(?:-?+[1-9][0-9]{%d,}+)?+\0)*+" % MAX_DIGITS)
+# Whole columns joined with NUL; an empty cell is NULL. Possessive repetitions never go back, which is faster; groups that
+# may be missing are not: until Python 3.11.4 a possessive one that begins and then fails swallows what it began with.
+_INTEGERS = re.compile(rb"(?:(?:-?+[0-9]{1,%d}+)?\0)*+" % MAX_DIGITS)
+_LONG_INTEGERS = re.compile(rb"(?:(?:-?+[1-9][0-9]{%d,}+)?\0)*+" % MAX_DIGITS)
 # The usual amounts of money, 15 digits at most; and any others.
-_AMOUNTS = re.compile(rb"(?:(?:-?+[0-9]{1,12}+(?:\.[0-9]{1,3}+)?+)?+\0)*+")
-_DECIMALS = re.compile(rb"(?:(?:-?+[0-9]++(?:\.[0-9]++)?+)?+\0)*+")
+_AMOUNTS = re.compile(rb"(?:(?:-?+[0-9]{1,12}+(?:\.[0-9]{1,3}+)?)?\0)*+")
+_DECIMALS = re.compile(rb"(?:(?:-?+[0-9]++(?:\.[0-9]++)?)?\0)*+")
 # As doubles are written; exponents of one or two digits never reach infinity.
-_FLOATS = re.compile(rb"(?:(?:-?+[0-9]{1,20}+(?:\.[0-9]{1,20}+)?+(?:[eE][+-]?[0-9]{1,2}+)?+)?+\0)*+")
+_FLOATS = re.compile(rb"(?:(?:-?+[0-9]{1,20}+(?:\.[0-9]{1,20}+)?(?:[eE][+-]?[0-9]{1,2}+)?)?\0)*+")
 _DECIMAL = re.compile(rb"-?([0-9]+)(?:\.([0-9]+))?")
 _FLOAT = re.compile(rb"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 
