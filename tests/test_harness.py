@@ -1,6 +1,7 @@
 """The tests' own tools: servers, the session's configuration, the installation in a directory."""
 
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -80,3 +81,13 @@ def test_what_is_spawned_ends_with_the_installation(instance: Instance) -> None:
     assert process.stdout.readline().strip()
     instance.close()
     assert process.returncode == -9
+
+
+def test_the_system_database_counts_in_utc(db: None) -> None:
+    """Whatever zone its server has: the private MariaDB has that of its users, +08:00."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT CURRENT_TIMESTAMP")
+        found = cursor.fetchone()[0]
+    moment = datetime.fromisoformat(str(found))
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    assert abs(moment - datetime.now(UTC)) < timedelta(minutes=5)

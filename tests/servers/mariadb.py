@@ -60,6 +60,7 @@ class MariaDB(PrivateServer):
             # Without Debian's configuration the default is latin1.
             "--character-set-server=utf8mb4",
             "--collation-server=utf8mb4_general_ci",
+            "--default-time-zone=+08:00",  # as servers of our users have it: nothing may rely on UTC
             "--skip-name-resolve",
             "--skip-log-bin",
             "--performance-schema=OFF",
