@@ -9,7 +9,6 @@ from django.conf import settings
 from django.contrib.auth.models import Group
 from django.core.exceptions import ValidationError
 from django.db import models
-from django.db.models import Q
 from django.utils import timezone
 from django.utils.translation import gettext as _t
 from django.utils.translation import gettext_lazy as _
@@ -39,16 +38,13 @@ class Grant(models.Model):
         constraints = (
             models.UniqueConstraint(fields=("data_source", "user"), name="one_grant_per_source_and_user"),
             models.UniqueConstraint(fields=("data_source", "group"), name="one_grant_per_source_and_group"),
-            models.CheckConstraint(
-                condition=Q(user=None, group__isnull=False) | Q(user__isnull=False, group=None),
-                name="grant_to_a_user_or_a_group",
-            ),
         )
 
     def __str__(self) -> str:
         return f"{self.data_source} → {self.user or self.group}"
 
     def clean(self) -> None:
+        # No constraint of the database: to delete a user, Django on MySQL first takes the user out of the grant.
         if (self.user_id is None) == (self.group_id is None):
             raise ValidationError(_t("Name a user or a group, not both."))
 

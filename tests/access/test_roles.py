@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from django.apps import apps
 from django.contrib.auth.models import Group, Permission, User
+from django.core.exceptions import ValidationError
 from django.core.management import call_command
 from django.db import IntegrityError, transaction
 from django.db.models import ProtectedError
@@ -136,8 +137,8 @@ def test_who_is_inactive_has_nothing(source: DataSource) -> None:
 def test_a_grant_is_to_a_user_or_to_a_group(source: DataSource) -> None:
     user, team = make_user(), Group.objects.create(name="team")
     for fields in ({}, {"user": user, "group": team}):
-        with pytest.raises(IntegrityError), transaction.atomic():
-            Grant.objects.create(data_source=source, **fields)
+        with pytest.raises(ValidationError):
+            Grant(data_source=source, **fields).full_clean()
     Grant.objects.create(data_source=source, user=user)
     with pytest.raises(IntegrityError), transaction.atomic():
         Grant.objects.create(data_source=source, user=user)

@@ -68,6 +68,10 @@ MEANING_IS_CHECKED = (
     "token_create", "token_refresh", "logs_list", "logs_resend_create",
 )  # fmt: skip
 CONFIG = f"""
+[checks.negative_data_rejection]
+# 412: an If-Match that is made up is looked at before the body.
+expected-statuses = ["400", "401", "403", "404", "405", "406", "409", "411", "412", "413", "415", "422", "429"]
+
 [checks.positive_data_acceptance]
 # 412: the If-Match is made up. 429: the limit of logins stays on.
 expected-statuses = ["2xx", "401", "403", "404", "409", "412", "429"]

@@ -198,7 +198,10 @@ class _Protocol(SMTP):
     def abort(self) -> None:
         for transport in (self.transport, self._original_transport):
             if isinstance(transport, asyncio.Transport):
-                transport.abort()
+                try:
+                    transport.abort()
+                except AttributeError:  # a TLS one that is closed already, until Python 3.11.3
+                    pass
 
     async def _handle_client(self) -> None:
         if not await self.act(self._owner.next_reply("CONNECT")):

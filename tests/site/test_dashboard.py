@@ -522,7 +522,7 @@ def test_the_list_understands_days_and_nothing_else(admin: User) -> None:
 SLOW = (
     "WITH RECURSIVE r(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r WHERE n < {rows}) "
     "SELECT n, hex(zeroblob(20000)) AS wide, "
-    "(WITH RECURSIVE s(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM s WHERE i < 20000 + n % 2) SELECT max(i) FROM s) AS x "
+    "(WITH RECURSIVE s(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM s WHERE i < 60000 + n % 2) SELECT max(i) FROM s) AS x "
     "FROM r"
 )
 START = """
@@ -580,7 +580,7 @@ def test_a_running_export_is_seen_growing_cancelled_and_an_old_page_says_so(
     page.evaluate("window.same = true")
 
     # It grows, in the same page, and what has the focus keeps it.
-    start(instance, file, NASTY_NAME, 300)
+    start(instance, file, NASTY_NAME, 600)
     look_again(page)
     page.locator(ROWS).wait_for()
     page.locator("[data-cancel]").focus()
@@ -588,7 +588,7 @@ def test_a_running_export_is_seen_growing_cancelled_and_an_old_page_says_so(
     then = rows_on(page)
     page.wait_for_function(GROWN, arg=then)
     assert page.evaluate("document.activeElement.dataset.task").startswith(NASTY_NAME)
-    page.locator(ROWS).wait_for(state="detached", timeout=60_000)
+    page.locator(ROWS).wait_for(state="detached", timeout=180_000)
     tile(page, "succeeded", 1).wait_for()
     assert page.evaluate("window.same")
 

@@ -76,7 +76,7 @@ class Migration(migrations.Migration):
             options={
                 'verbose_name': 'grant',
                 'verbose_name_plural': 'grants',
-                'constraints': [models.UniqueConstraint(fields=('data_source', 'user'), name='one_grant_per_source_and_user'), models.UniqueConstraint(fields=('data_source', 'group'), name='one_grant_per_source_and_group'), models.CheckConstraint(condition=models.Q(models.Q(('group__isnull', False), ('user', None)), models.Q(('group', None), ('user__isnull', False)), _connector='OR'), name='grant_to_a_user_or_a_group')],
+                'constraints': [models.UniqueConstraint(fields=('data_source', 'user'), name='one_grant_per_source_and_user'), models.UniqueConstraint(fields=('data_source', 'group'), name='one_grant_per_source_and_group')],
             },
         ),
     ]
