@@ -25,6 +25,7 @@ preload_app = True  # a fault shows at once, in the parent, and the workers shar
 timeout = 120
 graceful_timeout = 30  # downloads that are under way may end
 keepalive = 5
+forwarder_headers = ""  # a proxy on this machine passes on what browsers send: none of it says where the site begins
 umask = 0o077
 control_socket_disable = True
 # Heartbeats of the workers in memory: on a slow disk they would be taken for dead.

@@ -253,6 +253,7 @@ REST_FRAMEWORK = {
     ]
     if _limit
     else [],
+    "NUM_PROXIES": 0,  # an address is that of the connection: anybody can write X-Forwarded-For
     "DEFAULT_THROTTLE_RATES": {"user": f"{_limit}/min", "anon": f"{max(1, _limit // 5)}/min", "login": "30/min"},
     "COERCE_DECIMAL_TO_STRING": False,
     "UNICODE_JSON": True,

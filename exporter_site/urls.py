@@ -28,13 +28,13 @@ def healthz(request: HttpRequest, *, whole: bool = True) -> JsonResponse:
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
-    if request.path.startswith("/api/"):
+    if request.path_info.startswith("/api/"):
         return JsonResponse({"code": "bad_request", "message": _("This request can't be understood.")}, status=400)
     return defaults.bad_request(request, exception)
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
-    if request.path.startswith("/api/"):
+    if request.path_info.startswith("/api/"):
         words = _("Something went wrong in the system itself; its log says what.")
         return JsonResponse({"code": "internal_error", "message": words}, status=500)
     return defaults.server_error(request)

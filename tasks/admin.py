@@ -121,7 +121,7 @@ class ExportTaskAdmin(ScopedAdmin, SubmitActionsAdmin):
     )
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[ExportTask]:
-        last = Execution.objects.filter(task=OuterRef("pk")).order_by("-id")
+        last = Execution.objects.filter(task=OuterRef("pk"), data_source=OuterRef("data_source")).order_by("-id")
         queryset: QuerySet[ExportTask] = super().get_queryset(request)
         return queryset.annotate(last_status=Subquery(last.values("status")[:1]))
 

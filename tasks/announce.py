@@ -77,6 +77,10 @@ def owe(execution_id: int) -> None:
     execution = Execution.objects.select_related("task", "task__owner").filter(pk=execution_id).first()
     if execution is None or execution.task is None or not execution.notify:
         return
+    if execution.data_source_id != execution.task.data_source_id:
+        # Whoever names its readers now need not have the source that these rows are from.
+        logger.warning("execution %s says nothing: its task reads another data source now", execution_id)
+        return
     targets = list(targets_of(execution.task))
     events = _events_of(execution) if targets else []
     if not events:
@@ -248,7 +252,8 @@ def resend(execution: Execution, *, everybody: bool = False) -> list[Delivery]:
 def preview(task: ExportTask, template: str, event: str = Event.SUCCESS) -> dict[str, str]:
     """{"title", "text"} as readers would get it, from the last run that fits or from an example."""
     wanted = BAD if event in (Event.FAILURE, Event.MISSED) else (Status.SUCCEEDED,)
-    last = Execution.objects.filter(task=task, status__in=wanted).first() if task.pk else None
+    runs = Execution.objects.filter(task=task, data_source=task.data_source_id, status__in=wanted)
+    last = runs.first() if task.pk else None
     values = values_of(last) if last else messages.sample_values() | {"task_name": task.name}
     rendered = messages.render(event, values, template, messages.MARKDOWN, last.pk if last else 1)
     example = messages.sample_values()["download_url"]

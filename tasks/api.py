@@ -77,7 +77,8 @@ def enqueue_once(request: Request, wish: tuple[object, ...], task: ExportTask, *
     given = request.headers.get("Idempotency-Key", "")
     if len(given) > 255:
         raise serializers.ValidationError({"Idempotency-Key": [_("At most 255 characters.")]})
-    key, digest = (_digest(request.user.pk, given), _digest(*wish)) if given else (None, "")
+    # With the source: a task that was moved meanwhile does not bring back a run of the one that it has left.
+    key, digest = (_digest(request.user.pk, given), _digest(task.data_source_id, *wish)) if given else (None, "")
     before = Execution.objects.filter(request_key=key).first() if key else None
     try:
         execution = before or Execution.objects.enqueue(

@@ -53,7 +53,8 @@ DAYS: dict[str, Callable[[date], date]] = {
 NAMES = (*DAYS, "now")
 
 _EXPRESSION = re.compile(r"\s*(?:params\.(?P<param>\w+)|(?P<name>\w+)\s*(?:(?P<sign>[+-])\s*(?P<days>\d{1,5}))?)\s*")
-_BRACES = re.compile(r"\{\{((?:(?!\}\}).)*)\}\}", re.DOTALL)
+# Not across another {{: of many that are never closed, each would be followed to the end of the text.
+_BRACES = re.compile(r"\{\{((?:(?!\{\{|\}\}).)*)\}\}", re.DOTALL)
 # `date '…'` and the like: the server wants a literal behind the word, not a value.
 _TYPED_LITERALS = {"DATE", "TIME", "TIMESTAMP", "TIMESTAMPTZ", "INTERVAL"}
 

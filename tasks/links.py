@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from tasks.models import Download, DownloadLink, Execution
 
 
+GOES_ON_FOR = timedelta(days=1)  # what begins later, in the middle of a file, is a download of its own
+
+
 class DownloadLinkQuerySet(ScopedQuerySet["DownloadLink"]):
     """Holds every change of a link's state."""
 
@@ -62,10 +65,12 @@ class DownloadQuerySet(ScopedQuerySet["Download"]):
         Without such a beginning it is a download like any other; a file without its first byte is still the file.
         """
         begun = self.filter(
+            at__gt=timezone.now() - GOES_ON_FOR,
             execution=download.execution,
             link=download.link,
             user=download.user,
             address=download.address,
+            user_agent=download.user_agent,
             part=download.part,
         )
         if continues and begun.exists():

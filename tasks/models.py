@@ -142,11 +142,15 @@ class ExportTask(models.Model):
 
     def save(self, *args: Any, **kwargs: Any) -> None:
         # From now on: a changed schedule never replays the past.
-        if self._schedule_changed():
+        if self._changes("cron", "timezone", "enabled"):
             self.next_run_at = self.compute_next_run(timezone.now())
             if kwargs.get("update_fields") is not None:
                 kwargs["update_fields"] = {*kwargs["update_fields"], "next_run_at"}
-        super().save(*args, **kwargs)
+        with transaction.atomic():
+            if not self._state.adding and self._changes("data_source_id"):
+                # What it still owes is about the old source, and its addresses are soon those of people without that.
+                self.own_channels.all().delete()
+            super().save(*args, **kwargs)
 
     def clean(self) -> None:
         """Refuse a task that could not run, each fault at its field and in words."""
@@ -219,11 +223,12 @@ class ExportTask(models.Model):
     def _check_tags(self) -> None:
         self.tags = _as_list(self.tags)
 
-    def _schedule_changed(self) -> bool:
+    def _changes(self, *names: str) -> bool:
+        """Whether one of these fields is not as it is stored."""
         if self._state.adding:
             return True
-        before = type(self).objects.filter(pk=self.pk).values_list("cron", "timezone", "enabled").first()
-        return before != (self.cron, self.timezone, self.enabled)
+        before = type(self).objects.filter(pk=self.pk).values_list(*names).first()
+        return before != tuple(getattr(self, name) for name in names)
 
     def compute_next_run(self, after: datetime) -> datetime | None:
         """The first planned time after `after`; None for a task that only runs by hand or is disabled."""

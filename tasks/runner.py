@@ -24,6 +24,7 @@ from django.utils.translation import gettext as _
 
 from datasources import safety
 from datasources.connectors.base import Connector, ConnectorError, Query
+from datasources.models import DataSource
 from datasources.sqltext import SQLTextError
 from exporter_site.redact import redact
 from exporter_site.worker import worker_name
@@ -142,16 +143,16 @@ def prepare(execution: Execution, directory: Path) -> "Pipeline":
     minimum = settings.CONFIG.export.min_free_disk
     if files.free_bytes() < minimum:
         raise OSError(errno.ENOSPC, _("Less than {bytes} bytes are free (export.min_free_disk).").format(bytes=minimum))
-    query = bind(execution, task)
+    query = bind(execution, task, source)
     connector = source.connector(timezone=task.timezone, label=execution.label, query_timeout=task.query_timeout)
     options = WriterOptions(task.name, settings.CONFIG.export.max_file_size, task.format_options_for(execution.format))
     stem = task.file_stem(execution.planned_at, execution.pk, execution.params)
     return Pipeline(connector, query, lambda columns: writers.get(execution.format)(directory, stem, columns, options))
 
 
-def bind(execution: Execution, task: ExportTask) -> Query:
+def bind(execution: Execution, task: ExportTask, source: DataSource) -> Query:
     """The SQL that was queued, checked again, with the values of its names. Raises ValueError."""
-    dialect = task.data_source.connector_class.dialect
+    dialect = source.connector_class.dialect  # the task may read another one by now
     safety.check(execution.sql_template, dialect)
     planned = execution.planned_at.astimezone(ZoneInfo(task.timezone))
     return dates.bind(execution.sql_template, dialect, planned, execution.params)

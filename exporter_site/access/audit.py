@@ -70,7 +70,8 @@ def actor() -> Actor:
     user = getattr(request, "user", None)
     if isinstance(user, AnonymousUser):
         user = None
-    via = Via.API if request.path.startswith("/api/") else Via.LINK if request.path.startswith(PREFIX) else Via.ADMIN
+    place = request.path_info
+    via = Via.API if place.startswith("/api/") else Via.LINK if place.startswith(PREFIX) else Via.ADMIN
     return Actor(user, user.get_username() if user else "", via, request.META.get("REMOTE_ADDR") or None)
 
 

@@ -25,6 +25,6 @@ def locked_out(request: HttpRequest, *_args: Any, **_kwargs: Any) -> HttpRespons
     minutes = int(settings.AXES_COOLOFF_TIME.total_seconds() // 60)
     words = _("Too many wrong passwords. Try again in {minutes} minutes.").format(minutes=minutes)
     headers = {"Retry-After": str(minutes * 60)}
-    if request.path.startswith("/api/"):
+    if request.path_info.startswith("/api/"):
         return JsonResponse({"code": "too_many_logins", "message": words}, status=429, headers=headers)
     return HttpResponse(render_to_string("locked.html", {"words": words}), status=429, headers=headers)

@@ -26,9 +26,9 @@ def audit_middleware(get_response: Answer) -> Answer:
 def password_middleware(get_response: Answer) -> Answer:
     def answered(request: HttpRequest) -> HttpResponse:
         # Only a session has a user here; the API's other credentials are not given to who must change the password.
-        if not request.user.is_authenticated or _is_allowed(request.path) or not must_change(request.user):
+        if not request.user.is_authenticated or _is_allowed(request) or not must_change(request.user):
             return get_response(request)
-        if request.path.startswith("/api/"):
+        if request.path_info.startswith("/api/"):
             words = _("Change your password first, at /admin/password_change/.")
             return JsonResponse({"code": "password_change_required", "message": words}, status=403)
         return HttpResponseRedirect(reverse("admin:password_change"))
@@ -36,8 +36,9 @@ def password_middleware(get_response: Answer) -> Answer:
     return answered
 
 
-def _is_allowed(path: str) -> bool:
-    return path.startswith(("/static/", "/i18n/", "/healthz", "/d/")) or path in (
+def _is_allowed(request: HttpRequest) -> bool:
+    # path_info is what the routes see; before it `path` has where the site begins, which a header can say (SCRIPT_NAME).
+    return request.path_info.startswith(("/static/", "/i18n/", "/healthz", "/d/")) or request.path in (
         reverse("admin:password_change"),
         reverse("admin:password_change_done"),
         reverse("admin:logout"),
