@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import dataclass
-from ipaddress import ip_address
 from pathlib import Path
 from typing import BinaryIO
 
@@ -10,6 +9,7 @@ from django.contrib.auth.models import AnonymousUser
 from django.http import FileResponse, HttpRequest, HttpResponse, HttpResponseBase, StreamingHttpResponse
 from django.utils.http import content_disposition_header
 
+from exporter_site.access.audit import address_of
 from tasks.files import zip_of
 from tasks.models import Download, DownloadLink, Execution
 from tasks.writers import writers
@@ -68,7 +68,7 @@ def send(request: HttpRequest, execution: Execution, link: DownloadLink | None =
         link=link,
         user=user,
         username=user.get_username() if user else "",
-        address=_address(request),
+        address=address_of(request),
         user_agent=request.headers.get("User-Agent", "")[:200],
     )
     Download.objects.begin(download, continues=span is not None and span.start > 0)
@@ -143,12 +143,3 @@ def _zip_name(parts: list[Part]) -> str:
 
 def _content_type(format: str) -> str:
     return writers.get(format).content_type if format in writers else "application/octet-stream"
-
-
-def _address(request: HttpRequest) -> str | None:
-    """What the socket says: anybody can write a header. None for a Unix socket."""
-    text = request.META.get("REMOTE_ADDR", "").partition("%")[0]  # fe80::1%eth0
-    try:
-        return str(ip_address(text))
-    except ValueError:
-        return None

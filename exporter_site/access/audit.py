@@ -8,6 +8,7 @@ import getpass
 from collections.abc import Callable, Iterable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Any
 
 from django.contrib.auth.models import AnonymousUser
@@ -72,7 +73,16 @@ def actor() -> Actor:
         user = None
     place = request.path_info
     via = Via.API if place.startswith("/api/") else Via.LINK if place.startswith(PREFIX) else Via.ADMIN
-    return Actor(user, user.get_username() if user else "", via, request.META.get("REMOTE_ADDR") or None)
+    return Actor(user, user.get_username() if user else "", via, address_of(request))
+
+
+def address_of(request: HttpRequest) -> str | None:
+    """What the socket says: anybody can write a header. None for a Unix socket."""
+    text = request.META.get("REMOTE_ADDR", "").partition("%")[0]  # fe80::1%eth0
+    try:
+        return str(ip_address(text))
+    except ValueError:
+        return None
 
 
 def _system_user() -> str:
