@@ -35,6 +35,11 @@ class DataSourceForm(forms.ModelForm):  # type: ignore[type-arg]
         fields = "__all__"  # noqa: DJ007  # the admin names them
         widgets = {"description": UnfoldAdminTextareaWidget(attrs={"rows": 2})}
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.instance.pk is None and "password" in self.fields:
+            self.fields["password"].help_text = _("Stored encrypted and never shown again.")
+
     def clean_password(self) -> str:
         return str(self.cleaned_data["password"]) or self.instance.password
 
@@ -118,9 +123,3 @@ class DataSourceAdmin(ScopedAdmin, SubmitActionsAdmin):
         messages.success(request, _t("“{name}” is fine: {message}").format(name=source.name, message=report.sentence))
         for warning in report.warnings:
             messages.warning(request, f"{source.name}: {warning}")
-
-    def get_form(self, request: HttpRequest, obj: DataSource | None = None, **kwargs: Any) -> Any:
-        form = super().get_form(request, obj, **kwargs)
-        if obj is None and "password" in form.base_fields:
-            form.base_fields["password"].help_text = _("Stored encrypted and never shown again.")
-        return form

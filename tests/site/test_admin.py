@@ -225,3 +225,11 @@ def test_text_of_users_and_databases_is_never_markup(browser: Client) -> None:
         reverse("admin:tasks_exporttask_changelist"), {"action": "run_now", "_selected_action": [task.pk]}, follow=True
     )
     assert evil not in page.content.decode()
+
+
+def test_a_visit_to_the_form_for_a_new_source_leaves_the_others_as_they_are(browser: Client) -> None:
+    change = reverse("admin:datasources_datasource_change", args=[make_source().pk])
+    before = "留空则保留原密码" in browser.get(change).content.decode()
+    assert "留空则保留原密码" not in browser.get(reverse("admin:datasources_datasource_add")).content.decode()
+    assert before
+    assert "留空则保留原密码" in browser.get(change).content.decode()
