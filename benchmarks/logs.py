@@ -23,6 +23,7 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from rest_framework.test import APIClient
+import exporter_site.wsgi  # as a worker of the web server is prepared
 from datasources.models import DataSource
 from exporter_site.access.models import ApiKey, Grant
 from tests.api import many

@@ -11,7 +11,7 @@ from rest_framework import serializers
 
 from datasources.models import DataSource
 from exporter_site.access.scope import ALL_SOURCES
-from exporter_site.rest import CleanedSerializer
+from exporter_site.rest import CleanedSerializer, PlainReads
 from notifications.models import Arrival, Delivery, NotificationRule
 from notifications.serializers import RuleSerializer
 from tasks.models import Execution, ExportTask
@@ -25,7 +25,7 @@ def may_see_sql(context: Mapping[str, Any]) -> bool:
     return request is None or request.user.has_perm(SEE_SQL)
 
 
-class DeliverySerializer(serializers.ModelSerializer[Delivery]):
+class DeliverySerializer(PlainReads):
     message = serializers.CharField(source="reason_sentence")
 
     class Meta:
@@ -50,7 +50,7 @@ class DeliverySerializer(serializers.ModelSerializer[Delivery]):
         read_only_fields = fields
 
 
-class ExecutionSerializer(serializers.ModelSerializer[Execution]):
+class ExecutionSerializer(PlainReads):
     scheduled_for = serializers.DateTimeField(source="planned_at")
     sql = serializers.CharField(allow_null=True, read_only=True, help_text="as it ran; null for who may not see SQL")
     error = serializers.CharField(allow_null=True, read_only=True, help_text="the database's own words; null likewise")
