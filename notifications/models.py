@@ -197,6 +197,11 @@ def all_events() -> list[str]:
 class NotificationRuleQuerySet(ScopedQuerySet["NotificationRule"]):
     """A rule of every task is seen by those who see every task."""
 
+    def for_task(self, task: Any) -> "NotificationRuleQuerySet":
+        """What holds for `task`: its own rules and those of every task, to channels that are in use."""
+        rules = self.filter(models.Q(task=task) | models.Q(task=None), channel__is_active=True)
+        return rules.select_related("channel")
+
     def replace(self, task: Any, rules: Iterable[Mapping[str, Any]]) -> None:
         """Let `rules` (fields of each) be all that `task` has of its own; those that stay the same are not touched."""
         wanted = {rule["channel"].pk: rule for rule in rules}

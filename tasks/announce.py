@@ -13,7 +13,6 @@ from zoneinfo import ZoneInfo
 
 from django.conf import settings
 from django.db import InterfaceError, OperationalError, connection, transaction
-from django.db.models import Q
 from django.utils import translation
 from django.utils.translation import gettext as _
 
@@ -130,8 +129,7 @@ def targets_of(task: ExportTask) -> Iterator[Target]:
     """The channels that hear of `task`, each once: by its own rules, by rules for every task, by what it names itself,
     by config.yaml, and its owner when something is wrong."""
     targets = _Targets()
-    rules = NotificationRule.objects.filter(Q(task=task) | Q(task=None), channel__is_active=True)
-    for rule in sorted(rules.select_related("channel"), key=lambda rule: rule.task_id is None):
+    for rule in sorted(NotificationRule.objects.for_task(task), key=lambda rule: rule.task_id is None):
         targets.add(rule.channel, rule.events, rule.template)
     if task.dingtalk_webhook or isinstance(task.dingtalk_webhook, Undecryptable):
         targets.add(Channel.objects.of_task(task, "dingtalk"), Event.values, task.dingtalk_message_template)

@@ -78,10 +78,15 @@ class Refused(Exception):
         self.reason = reason
 
 
+def claimed(execution_id: int, attempt: int) -> Execution | None:
+    """The execution with all that its run needs; None when this attempt is not running any more."""
+    rows = Execution.objects.running().select_related("task", "task__data_source", "data_source")
+    return rows.filter(pk=execution_id, attempt=attempt).first()
+
+
 def run_claimed(execution_id: int, attempt: int, on_progress: Callable[[Progress], None] | None = None) -> None:
     """run() for a process that was only given numbers. An attempt that is not running any more is left alone."""
-    rows = Execution.objects.running().select_related("task", "task__data_source", "data_source")
-    execution = _patiently(execution_id, lambda: rows.filter(pk=execution_id, attempt=attempt).first())
+    execution = _patiently(execution_id, lambda: claimed(execution_id, attempt))
     if execution is None:
         logger.warning("attempt %s of execution %s is not running any more", attempt, execution_id)
         return

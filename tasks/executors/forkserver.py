@@ -6,8 +6,8 @@ It speaks with its scheduler (local.py) over one socket, in lines:
     <- stop                      SIGTERM for all that run
     -> EXECUTION ATTEMPT CODE    it ended; CODE is the exit code, negative for a signal
 
-It opens no connection to any database: a connection can't be shared with forked processes. When the scheduler is gone,
-so is the server; exports go on by themselves.
+While it serves it holds no connection to any database: a connection can't be shared with forked processes. When the
+scheduler is gone, so is the server; exports go on by themselves.
 """
 
 import gc
@@ -19,9 +19,16 @@ import socket
 import sys
 from pathlib import Path
 
+from django.db import DatabaseError, connections
+from django.utils import timezone
+
 from datasources import safety
 from datasources.connectors import connectors
-from tasks import announce, runner  # noqa: F401  # announce: what the end of a run needs
+from exporter_site.redact import redact
+from notifications.models import NotificationRule
+from tasks import announce, runner
+from tasks.models import Execution, ExportTask
+from tasks.states import Status
 from tasks.writers import writers
 
 logger = logging.getLogger(__name__)
@@ -38,8 +45,26 @@ def preload() -> None:
             logger.info("no driver for %s; exports from it will say so", kind)
     for format in writers:
         writers.get(format)
+    _rehearse()
     gc.collect()
     gc.freeze()  # A collection would write to every object, and each write costs a fork a page.
+
+
+def _rehearse() -> None:
+    """Ask what a run asks, about none: Django and the driver keep much of what they find out the first time, and each
+    fork would find it out again."""
+    nobody = Execution(pk=0, attempt=1, started_at=timezone.now())
+    try:
+        runner.claimed(nobody.pk, nobody.attempt)
+        Execution.objects.begin(nobody, worker="", sql="")
+        Execution.objects.heartbeat(nobody, {}, "")
+        Execution.objects.finish(nobody, Status.SUCCEEDED, rows_count=0)
+        announce.owe(nobody.pk)
+        list(NotificationRule.objects.for_task(ExportTask(pk=0)))
+    except DatabaseError as exc:
+        logger.warning("the first runs will start more slowly: %s", redact(str(exc)).strip())
+    finally:
+        connections.close_all()
 
 
 class ForkServer:
