@@ -8,6 +8,7 @@ from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
+from django.utils.translation import gettext_noop
 
 from datasources.connectors import connector_choices, connectors
 from datasources.connectors.base import ConnectionParams, ConnectionReport, Connector, ConnectorError
@@ -86,8 +87,8 @@ class DataSource(models.Model):
         verbose_name_plural = _("data sources")
         ordering = ("name",)
         permissions = (
-            ("all_datasources", "Can work with all data sources, granted or not"),
-            ("test_datasource", "Can test connections"),
+            ("all_datasources", gettext_noop("Can work with all data sources, granted or not")),
+            ("test_datasource", gettext_noop("Can test connections")),
         )
 
     def __str__(self) -> str:

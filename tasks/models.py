@@ -16,6 +16,7 @@ from django.utils import timezone
 from django.utils.functional import Promise
 from django.utils.translation import gettext as _t
 from django.utils.translation import gettext_lazy as _
+from django.utils.translation import gettext_noop
 
 from datasources import safety
 from datasources.models import DataSource
@@ -133,8 +134,8 @@ class ExportTask(models.Model):
         verbose_name_plural = _("export tasks")
         ordering = ("name",)
         permissions = (
-            ("run_exporttask", "Can run tasks, cancel runs, send messages again"),
-            ("view_sql", "Can see the SQL of tasks and runs, and the databases' own words about them"),
+            ("run_exporttask", gettext_noop("Can run tasks, cancel runs, send messages again")),
+            ("view_sql", gettext_noop("Can see the SQL of tasks and runs, and the databases' own words about them")),
         )
 
     def __str__(self) -> str:
@@ -352,7 +353,7 @@ class Execution(models.Model):
         verbose_name = _("execution")
         verbose_name_plural = _("executions")
         ordering = ("-id",)
-        permissions = (("download_execution", "Can download the files of runs"),)
+        permissions = (("download_execution", gettext_noop("Can download the files of runs")),)
         constraints = (models.UniqueConstraint(fields=("task", "scheduled_for"), name="one_execution_per_occurrence"),)
         indexes = (
             models.Index(fields=("status", "id"), name="execution_by_status"),

@@ -8,8 +8,8 @@ from django.apps import apps
 from django.contrib import admin, messages
 from django.contrib.auth.admin import GroupAdmin as DjangoGroupAdmin
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
-from django.contrib.auth.models import Group, User
-from django.db.models import QuerySet
+from django.contrib.auth.models import Group, Permission, User
+from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.html import format_html, format_html_join
@@ -94,8 +94,12 @@ class UserAdmin(DjangoUserAdmin, ModelAdmin):  # type: ignore[misc, type-arg]  #
         return super().formfield_for_manytomany(db_field, request, **kwargs)
 
     def get_deleted_objects(self, objs: Any, request: HttpRequest) -> Any:
-        """A user's keys go with the user; by themselves they are revoked, and stay to be seen."""
+        """A user's keys go with the user; by themselves they are revoked, and stay to be seen. That the user is in groups
+        no more is not worth a line."""
         shown, counts, needed, protected = super().get_deleted_objects(objs, request)
+        membership = str(User.groups.through._meta.verbose_name)
+        shown = _without(shown, membership)
+        counts.pop(str(User.groups.through._meta.verbose_name_plural), None)
         return shown, counts, needed - {str(ApiKey._meta.verbose_name)}, protected
 
     def save_model(self, request: HttpRequest, obj: User, form: Any, change: bool) -> None:
@@ -113,15 +117,59 @@ class UserAdmin(DjangoUserAdmin, ModelAdmin):  # type: ignore[misc, type-arg]  #
         return ", ".join([str(_t("all rights"))] * user.is_superuser + roles) or "-"
 
 
+def _without(lines: Any, start: str) -> list[Any]:
+    """Nested `lines` without those that begin with `start`."""
+    kept = (_without(line, start) if isinstance(line, list) else line for line in lines)
+    return [
+        line
+        for line in kept
+        if line != [] and not (isinstance(line, str) and line.casefold().startswith(start.casefold()))
+    ]
+
+
 def _may_manage(request: HttpRequest, user: User | None) -> bool:
     """Who has not all rights changes nobody who has: a new password for a superuser would be a way to them."""
     return user is None or request.user.is_superuser or not user.is_superuser
+
+
+VERBS = {"view": _("View"), "add": _("Add"), "change": _("Change"), "delete": _("Delete")}
+
+
+class PermissionsField(forms.ModelMultipleChoiceField):  # type: ignore[type-arg]
+    """The permissions over what the admin shows; a model's own ones by their words."""
+
+    def __init__(self) -> None:
+        shown = Q()
+        for model, model_admin in admin.site._registry.items():
+            about = Q(content_type__app_label=model._meta.app_label, content_type__model=model._meta.model_name)
+            usual = [f"{verb}_{model._meta.model_name}" for verb in VERBS if not isinstance(model_admin, LogAdmin)]
+            own = [codename for codename, _words in model._meta.permissions]
+            shown |= about & Q(codename__in={*usual, *own, f"view_{model._meta.model_name}"})
+        permissions = Permission.objects.filter(shown).select_related("content_type")
+        super().__init__(
+            permissions.order_by("content_type__app_label", "content_type__model", "id"),
+            required=False,
+            widget=forms.CheckboxSelectMultiple,
+            label=_("Permissions"),
+        )
+
+    def label_from_instance(self, permission: Any) -> str:
+        verb, _underline, model = permission.codename.partition("_")
+        usual = verb in VERBS and model == permission.content_type.model
+        words = VERBS[verb] if usual else _t(permission.name)
+        return f"{permission.content_type.name} · {words}"
 
 
 @admin.register(Group)
 class GroupAdmin(DjangoGroupAdmin, ModelAdmin):  # type: ignore[misc]
     list_display = ("role_shown", "summary_shown")
     inlines = (GrantInline,)
+    filter_horizontal = ()
+
+    def formfield_for_manytomany(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:  # type: ignore[override]
+        if db_field.name == "permissions":
+            return PermissionsField()
+        return super().formfield_for_manytomany(db_field, request, **kwargs)
 
     @display(description=_("role or group"), ordering="name")
     def role_shown(self, group: Group) -> str:
