@@ -320,6 +320,7 @@ UNFOLD = {
     "SHOW_VIEW_ON_SITE": False,
     "SHOW_LANGUAGES": True,
     "STYLES": [lambda request: static("exporter.css")],
+    "SCRIPTS": [lambda request: static("names.js")],
     "DASHBOARD_CALLBACK": "tasks.dashboard_views.context",
     "SIDEBAR": {
         "navigation": [
