@@ -67,7 +67,7 @@ def _table(name: str, parser: argparse.ArgumentParser) -> Iterator[str]:
     for action in parser._actions:
         if action.dest in COMMON or isinstance(action, argparse._SubParsersAction):
             continue
-        spelled = ", ".join(action.option_strings) or (action.metavar or action.dest).upper()
+        spelled = ", ".join(action.option_strings) or str(action.metavar or action.dest).upper()
         if action.option_strings and action.nargs != 0:
             spelled += (
                 f" {action.metavar or ('|'.join(map(str, action.choices)) if action.choices else action.dest.upper())}"
