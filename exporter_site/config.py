@@ -218,14 +218,19 @@ def resolve(path: Path) -> Path:
     return path if path.is_absolute() else (BASE_DIR / path).resolve()
 
 
+def config_file(environ: Mapping[str, str] = os.environ) -> Path:
+    """config.yaml, or the file that EXPORTER_CONFIG names."""
+    return Path(environ.get("EXPORTER_CONFIG") or BASE_DIR / "config.yaml")
+
+
 def load_config(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> Config:
     """Read config.yaml (or the file that EXPORTER_CONFIG names) and the environment.
 
     Raises ConfigError with every problem at once, one line each. A missing default file means: all defaults.
     """
-    named = path or (Path(environ["EXPORTER_CONFIG"]) if environ.get("EXPORTER_CONFIG") else None)
-    file = named or BASE_DIR / "config.yaml"
-    raw = _read_yaml(file, must_exist=named is not None)
+    named = path is not None or bool(environ.get("EXPORTER_CONFIG"))
+    file = path or config_file(environ)
+    raw = _read_yaml(file, must_exist=named)
     raw = _fill_variables(raw, environ, file.name)
     names = _merge_flask(raw, file.name) | _apply_environment(raw, environ, file.name)
     try:

@@ -26,9 +26,14 @@ class Undecryptable(str):
         self.stored = stored
 
 
+def ciphers() -> list[Fernet]:
+    """One for each of settings.FERNET_KEYS, newest first."""
+    return [Fernet(derive_fernet_key(key)) for key in settings.FERNET_KEYS]
+
+
 def fernet() -> MultiFernet:
     """Encrypts with the newest of settings.FERNET_KEYS, decrypts with any of them."""
-    return MultiFernet([Fernet(derive_fernet_key(key)) for key in settings.FERNET_KEYS])
+    return MultiFernet(ciphers())
 
 
 class SecretField(_EncryptedText):
@@ -74,13 +79,24 @@ def _refuse_clear_text(value: Any) -> None:
         raise ValueError("Value() would store the secret in clear text; assign the string itself.")
 
 
+def secret_names(model: type[models.Model]) -> list[str]:
+    """The fields of `model` that are encrypted."""
+    return [field.name for field in model._meta.get_fields() if isinstance(field, SecretField)]
+
+
+def unreadable(model: type[models.Model]) -> int:
+    """How many secrets of `model` none of the keys can read."""
+    rows = (row for name in secret_names(model) for row in model._base_manager.values_list(name, flat=True))
+    return sum(isinstance(secret, Undecryptable) for secret in rows)
+
+
 def rotate(model: type[models.Model]) -> int:
     """Re-encrypt every secret of `model` with the newest key. Returns the number of rows that have one.
 
     A secret that no key can read stays as it is. Each row is locked while it is read and written, so that an edit at
     the same moment is not undone.
     """
-    names = [field.name for field in model._meta.get_fields() if isinstance(field, SecretField)]
+    names = secret_names(model)
     rotated = 0
     for pk in model._base_manager.values_list("pk", flat=True):
         with transaction.atomic():

@@ -47,6 +47,10 @@ REASONS: dict[str, Reason] = {
     "channel_inactive": Reason(_("The channel is switched off.")),
     "worker_lost": Reason(_("The process that sent it died; the message may have arrived.")),
     "internal_error": Reason(_("The system itself failed."), _("The log has the details; please report them.")),
+    "restored": Reason(
+        _("The system was restored from a backup that was made before this was sent; it may have arrived since."),
+        _("Ask a reader, then send it again."),
+    ),
     # robots
     "rate_limited": Reason(
         _("The robot has been sent too much lately."), _("It waits, and messages that wait are put together.")

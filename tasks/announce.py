@@ -120,7 +120,8 @@ def _events_of(execution: Execution) -> list[Event]:
 
 def _was_failing(execution: Execution) -> bool:
     known = Execution.objects.filter(task=execution.task_id, status__in=(Status.SUCCEEDED, *BAD))
-    known = known.exclude(status=Status.MISSED, reason="coalesced")  # A newer run took its place: no fault.
+    # A newer run took its place, or nobody knows any more: no fault.
+    known = known.exclude(status=Status.MISSED, reason__in=("coalesced", "restored"))
     before = known.exclude(pk=execution.pk).order_by("-finished_at", "-id").values_list("status", flat=True).first()
     return before in BAD
 

@@ -291,6 +291,8 @@ class ExecutionAdmin(ScopedAdmin, LogAdmin):
     def download(self, execution: Execution) -> str | SafeString:
         if not execution.files:
             return "-"
+        if execution.files_removed_at and execution.reason:
+            return str(execution.reason_sentence)
         if execution.files_removed_at:
             day = timezone.localtime(execution.files_removed_at).strftime("%Y-%m-%d")
             return _t("removed on {day}, after its retention time").format(day=day)

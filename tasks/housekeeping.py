@@ -168,6 +168,12 @@ def _old_schedulers(before: datetime, dry_run: bool) -> Iterator[None]:
         yield
 
 
+def published() -> Iterator[Path]:
+    """The directories of all attempts below output_dir, whether or not a row knows them."""
+    for month in _directories(files.output_root(), _MONTH):
+        yield from _directories(month, _ATTEMPT)
+
+
 def _attempts(parent: Path) -> list[Path]:
     """The directories of attempts in `parent` that are not young."""
     return [directory for directory in _directories(parent, _ATTEMPT) if _age(directory) > YOUNG]

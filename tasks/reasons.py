@@ -98,6 +98,14 @@ REASONS: dict[str, Reason] = {
         _("Its time had passed by more than the grace time."), _("Run it by hand for that date if it is needed.")
     ),
     "coalesced": Reason(_("A newer run took its place.")),
+    "restored": Reason(
+        _("The system was restored from a backup that does not know what happened at this time; it may have run."),
+        _("Look whether its file or message arrived. If not, run it by hand for that date, or backfill the dates."),
+    ),
+    "file_missing": Reason(
+        _("The run succeeded, but its file was gone when the system was restored from a backup."),
+        _("Run it by hand for that date if the file is needed."),
+    ),
     "internal_error": Reason(_("The system itself failed."), _("The log has the details; please report them.")),
 }
 

@@ -6,6 +6,7 @@
        |          +--cancel--> cancelled
        |          +--its task still runs--> skipped
        +--its time has passed--> missed
+    queued | running --a backup was restored--> missed  nobody knows what became of it since
 
 Every arrow is one UPDATE that is guarded by id, attempt and status and must change exactly one row. `attempt` is a
 fencing number: a worker that was taken for dead and comes back holds an old one, and changes nothing.
@@ -225,6 +226,18 @@ class ExecutionQuerySet(ScopedQuerySet["Execution"]):
             status=status, reason=reason, finished_at=timezone.now()
         )
         return changed == 1
+
+    def close_restored(self) -> int:
+        """queued | running -> missed, after a backup was restored: it may have run since, so it does not run again.
+        Returns how many."""
+        return self.unfinished().update(
+            status=Status.MISSED,
+            reason="restored",
+            finished_at=timezone.now(),
+            not_before=None,
+            slot_key=None,
+            source_slot=None,
+        )
 
     def request_cancel(self, execution_id: int) -> bool:
         """End a queued run now, ask a running one to stop. False when it had already ended."""

@@ -8,7 +8,7 @@ from django.utils.translation import gettext as _
 
 from exporter_site import keys
 from exporter_site.command import ExporterCommand
-from exporter_site.fields import SecretField, rotate
+from exporter_site.fields import rotate, secret_names
 
 
 class Command(ExporterCommand):
@@ -28,7 +28,7 @@ class Command(ExporterCommand):
             settings.FERNET_KEYS = list(keys.add_encryption_key(file).encryption_keys)
         rotated = {}
         for model in apps.get_models():
-            if any(isinstance(field, SecretField) for field in model._meta.get_fields()):
+            if secret_names(model):
                 rotated[model._meta.label] = rotate(model)
         if file is not None and options["forget_old"]:
             keys.forget_old_encryption_keys(file)

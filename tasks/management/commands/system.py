@@ -1,16 +1,22 @@
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from django.core.management.base import CommandParser
 from django.utils.translation import gettext as _
 
 from exporter_site.command import ExporterCommand, Failed, WrongUse
+from exporter_site.dump import DumpError
 from exporter_site.formats import human_size
-from tasks import status
+from tasks import backup, restore, status
+from tasks.archive import BackupError
 from tasks.housekeeping import Removed, housework
+from tasks.restore import Restored
 
 
 class Command(ExporterCommand):
-    help = "The whole system: status, cleanup."
+    help = "The whole system: status, cleanup, backup, restore."
 
     def add_arguments(self, parser: CommandParser) -> None:
         verbs = parser.add_subparsers(dest="verb", required=True)
@@ -19,6 +25,15 @@ class Command(ExporterCommand):
         cleanup.add_argument("--days", type=int, help="older than so many days; export.retention_days when left out")
         cleanup.add_argument("--dry-run", action="store_true", help="only say what would be removed")
         self.add_json(cleanup)
+        backup = verbs.add_parser("backup", help="the database and config.yaml as one file, the keys as another")
+        backup.add_argument("--output", type=Path, help="a directory, or a new file ….tar.gz; data/backups if left out")
+        backup.add_argument("--with-files", action="store_true", help="also the files of all executions")
+        backup.add_argument("--no-keys", action="store_true", help="do not write the keys: they are kept elsewhere")
+        self.add_json(backup)
+        restore = verbs.add_parser("restore", help="let a backup be this installation")
+        restore.add_argument("file", type=Path)
+        restore.add_argument("--yes", action="store_true", help="replace what is here")
+        self.add_json(restore)
 
     def handle_status(self, options: dict[str, Any]) -> None:
         found = status.system()
@@ -46,3 +61,65 @@ class Command(ExporterCommand):
         self.say(_("Unfinished files of dead runs: {count}").format(count=removed.leftovers))
         self.say(_("Files that no log entry knows, set aside: {count}").format(count=removed.orphans))
         self.say(_("Files that were set aside a week ago: {count}").format(count=removed.discarded))
+
+    def handle_backup(self, options: dict[str, Any]) -> None:
+        try:
+            made = backup.make(options["output"], with_files=options["with_files"], with_keys=not options["no_keys"])
+        except (BackupError, DumpError) as exc:
+            raise Failed(exc) from None
+        if options["as_json"]:
+            self.print_json(_with_texts(asdict(made)))
+            return
+        self.say(_("Backup: {file}, {size}").format(file=made.archive, size=human_size(made.bytes)))
+        if options["with_files"]:
+            self.say(_("With {count} files of executions").format(count=made.files))
+        if made.keys is not None:
+            self.say(
+                _(
+                    "Keys: {file}. Move this file elsewhere now: whoever has both can read every stored password; without it, nobody can."
+                ).format(file=made.keys)
+            )
+
+    def handle_restore(self, options: dict[str, Any]) -> None:
+        try:
+            done = restore.restore(options["file"], replace=options["yes"])
+        except (BackupError, DumpError) as exc:
+            raise Failed(exc) from None
+        if options["as_json"]:
+            self.print_json(_with_texts(asdict(done)))
+            return
+        for line in _lines(done):
+            self.say(line)
+
+
+def _with_texts(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+
+
+def _lines(done: Restored) -> Iterator[str]:
+    """What was done, and what is left to do."""
+    yield _("Restored: the state of {time}, version {version}; migrations since: {count}").format(
+        time=status.local(done.taken_at), version=done.version, count=done.migrated
+    )
+    yield _("Planned times since then, recorded as missed: {count}").format(count=sum(done.missed.values()))
+    for task, count in sorted(done.missed.items()):
+        yield f"    {task}: {count}"
+    yield _("Runs that were queued or running then, recorded as missed: {count}").format(count=done.ended)
+    yield _("Messages that were not sent yet then, held back: {count}").format(count=done.held_back)
+    yield _("Files put back: {files}; executions whose file is gone: {missing}").format(
+        files=done.files, missing=done.missing
+    )
+    if done.quarantine is not None:
+        yield _("Files that the backup does not know, set aside in {directory}: {count}").format(
+            directory=done.quarantine, count=done.quarantined
+        )
+    if done.config is not None:
+        yield _("The config.yaml of the backup differs; it lies in {file}.").format(file=done.config)
+    if done.unreadable:
+        yield _("Stored secrets that no key can read, to be entered again: {count}").format(count=done.unreadable)
+    if not done.links_valid:
+        yield _("Links to files that were sent before are not valid here: the secret key is another one.")
+    yield _(
+        "Nothing of this runs or is sent by itself: look at the executions and deliveries with the reason “restored”, then run, backfill or send again. Users, passwords and API keys are those of the backup, too."
+    )
+    yield _("Start the system: ./start_all.sh --restart")
