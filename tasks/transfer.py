@@ -12,6 +12,7 @@ Matched by name; loading the same file twice changes nothing. Secrets are not wr
 it leaves out stays as it is.
 """
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,6 +65,18 @@ class Change:
     is_new: bool
     fields: dict[str, tuple[Any, Any]] = field(default_factory=dict)
 
+    def lines(self) -> Iterator[str]:
+        """As it is shown on a terminal."""
+        yield f"{'+' if self.is_new else '~'} {self.name}"
+        for name, (before, after) in self.fields.items():
+            if not self.is_new:
+                yield f"    - {name}: {before}"
+            yield f"    + {name}: {after}"
+
+    def as_json(self) -> dict[str, Any]:
+        fields = {name: {"before": before, "after": after} for name, (before, after) in self.fields.items()}
+        return {"name": self.name, "new": self.is_new, "fields": fields}
+
 
 class _Dumper(yaml.SafeDumper):
     """Writes SQL of several lines as a block that people can read."""
@@ -112,7 +125,13 @@ def load(text: str, *, dry_run: bool = False) -> list[Change]:
 
     Raises TransferError with every fault of the file.
     """
-    entries = _parse(text)
+    return load_entries(_parse(text), dry_run=dry_run)
+
+
+def load_entries(
+    entries: Sequence[dict[str, Any]], *, dry_run: bool = False, labels: Mapping[str, str] | None = None
+) -> list[Change]:
+    """load() for tasks that have been read already. `labels`: name -> what a fault of that task begins with."""
     changes: list[Change] = []
     faults: list[str] = []
     with transaction.atomic():
@@ -121,7 +140,8 @@ def load(text: str, *, dry_run: bool = False) -> list[Change]:
                 change = _apply(entry)
             except (ValidationError, ValueError) as exc:
                 words = sentences(exc) if isinstance(exc, ValidationError) else str(exc)
-                faults.append(f"{entry.get('name', '?')}: {words}")
+                name = str(entry.get("name", "?"))
+                faults.append(f"{(labels or {}).get(name, name)}: {words}")
                 continue
             if change.is_new or change.fields:
                 changes.append(change)
@@ -198,7 +218,11 @@ def _resolved(key: str, value: Any) -> Any:
     if key == "data_source":
         source = DataSource.objects.filter(name=value).first()
         if source is None:
-            raise ValueError(_("there is no data source “{name}”.").format(name=value))
+            raise ValueError(
+                _(
+                    "there is no data source “{name}”. Make it (manage.py datasource create), or put it into config.yaml and run “manage.py datasource sync”."
+                ).format(name=value)
+            )
         return source
     if key == "owner" and value is not None:
         users = get_user_model().objects

@@ -175,23 +175,11 @@ class Command(ExporterCommand):
         except transfer.TransferError as exc:
             raise Failed(exc) from None
         if options["as_json"]:
-            self.print_json(
-                [
-                    {
-                        "name": c.name,
-                        "new": c.is_new,
-                        "fields": {k: {"before": b, "after": a} for k, (b, a) in c.fields.items()},
-                    }
-                    for c in changes
-                ]
-            )
+            self.print_json([change.as_json() for change in changes])
             return
         for change in changes:
-            self.say(f"{'+' if change.is_new else '~'} {change.name}")
-            for name, (before, after) in change.fields.items():
-                if not change.is_new:
-                    self.say(f"    - {name}: {before}")
-                self.say(f"    + {name}: {after}")
+            for line in change.lines():
+                self.say(line)
         done = _("{count} tasks would change.") if options["dry_run"] else _("{count} tasks changed.")
         self.say(done.format(count=len(changes)))
 
