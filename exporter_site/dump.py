@@ -123,13 +123,16 @@ def _mysql_script(dumped: IO[bytes], tables: Sequence[str], guard: Sequence[str]
     yield b"SET FOREIGN_KEY_CHECKS = 0;\n"
     for table in tables:
         yield f"DROP TABLE IF EXISTS `{table}`;\n".encode()
+    statements = [f"{statement};\n".encode() for statement in guard]
     for line in dumped:
         if line.startswith(b"/*M!999999"):
             continue  # MariaDB's word to its own client; MySQL's stumbles over it
         # No line of data can look like this: a line break within a value is written as \n.
         if line.strip() == f"DROP TABLE IF EXISTS `{before}`;".encode():
-            yield from (f"{statement};\n".encode() for statement in guard)
+            yield from statements
+            statements = []
         yield line
+    yield from statements
 
 
 @contextmanager

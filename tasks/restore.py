@@ -44,9 +44,10 @@ from tasks import archive, files, schedule
 from tasks.archive import BackupError, Manifest
 from tasks.backup import PROOF, our_tables, signer
 from tasks.housekeeping import published
-from tasks.models import DownloadLink, Execution, ExportTask, Pause, SchedulerProcess
+from tasks.models import SILENT_AFTER, DownloadLink, Execution, ExportTask, Pause, SchedulerProcess
 from tasks.scheduler import MOST_MISSED, set_aside
 from tasks.states import Status
+from tasks.status import local
 
 PAUSED_BY = "system restore"
 CLOCK_OFF = timedelta(minutes=5)  # a backup from so far ahead means that a clock is wrong
@@ -110,7 +111,7 @@ def restore(file: Path, *, replace: bool = False) -> Restored:
     restored.links_valid = _has_secret_key(manifest)
     audit.record(
         audit.Action.EDIT,
-        note=_("Restored from the backup {file} of {time}").format(file=file.name, time=manifest.taken_at),
+        note=_("Restored from the backup {file} of {time}").format(file=file.name, time=local(manifest.taken_at)),
     )
     Pause.objects.active().filter(begun_by=PAUSED_BY).update(
         active_key=None, ended_at=timezone.now(), ended_by=PAUSED_BY
@@ -137,7 +138,7 @@ def check_fits(manifest: Manifest) -> None:
     if manifest.taken_at > timezone.now() + CLOCK_OFF:
         raise BackupError(
             _("The backup was made at {time}, which is still to come. Set this machine's clock.").format(
-                time=timezone.localtime(manifest.taken_at)
+                time=local(manifest.taken_at)
             )
         )
     try:
@@ -162,8 +163,10 @@ def check_target(*, replace: bool) -> None:
         raise BackupError(
             _("The scheduler {name} is running. Stop it first: manage.py scheduler stop").format(name=names[0])
         )
+    lately = timezone.now() - SILENT_AFTER
     for run in Execution.objects.running():
-        if worker.local_pid(run.worker) is not None and not worker.is_gone(run.worker):
+        here = worker.local_pid(run.worker) is not None
+        if not worker.is_gone(run.worker) and (here or (run.heartbeat_at is not None and run.heartbeat_at > lately)):
             raise BackupError(
                 _(
                     "The export {execution} is running. Wait for it, or cancel it first: manage.py task cancel {id}"

@@ -120,6 +120,6 @@ def _lines(done: Restored) -> Iterator[str]:
     if not done.links_valid:
         yield _("Links to files that were sent before are not valid here: the secret key is another one.")
     yield _(
-        "Nothing of this runs or is sent by itself: look at the executions and deliveries with the reason “restored”, then run, backfill or send again. Users, passwords and API keys are those of the backup, too."
+        "Nothing of this runs or is sent by itself: look at the missed runs and at the messages that were not delivered, then run, backfill or send again. Users, passwords and API keys are those of the backup, too: whoever has lost access since has it again."
     )
     yield _("Start the system: ./start_all.sh --restart")
