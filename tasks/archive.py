@@ -212,7 +212,8 @@ def _opened(archive: Path) -> Iterator[tarfile.TarFile]:
         with tarfile.open(archive, mode="r|gz") as tar:  # front to back
             yield tar
     except (tarfile.TarError, zlib.error, EOFError, OSError) as exc:
-        raise BackupError(_("{file} can't be read: {error}").format(file=archive, error=exc)) from exc
+        words = getattr(exc, "strerror", None) or exc
+        raise BackupError(_("{file} can't be read: {error}").format(file=archive, error=words)) from exc
 
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:

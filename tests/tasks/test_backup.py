@@ -1,5 +1,6 @@
 """A backup that is taken while the system works, and what is true after it was restored."""
 
+import html
 import json
 import shutil
 import signal
@@ -10,19 +11,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.conf import LazySettings
+from django.test import Client
 from django.utils import timezone
 from django.utils.translation import override
 
 from exporter_site import dump
+from notifications.messages import Event
 from notifications.models import Delivery
 from notifications.states import DeliveryStatus
-from tasks import archive, backup, restore
+from tasks import announce, archive, backup, restore
 from tasks.archive import BackupError, Manifest
+from tasks.housekeeping import housework
 from tasks.models import Execution, SchedulerProcess
 from tasks.reasons import REASONS
 from tasks.states import Status
 from tests import servers
-from tests.factories import make_execution, make_task
+from tests.factories import make_admin, make_execution, make_sqlite_file, make_task
 from tests.faults.checker import Owed, Row, read_rows
 from tests.faults.load import Fleet, add_source, add_tasks, query_of
 from tests.instance import Instance
@@ -161,12 +166,12 @@ def test_all_of_it_comes_back_in_an_empty_database(bare: Callable[[str], Instanc
                 "EXPORTER_SYSTEM_DATABASE__USERNAME": user,
                 "EXPORTER_SYSTEM_DATABASE__PASSWORD": password,
             }
-    add_source(instance)
-    secret = "4711-robot-token"
+    source = make_sqlite_file(instance.home / "source.db")
     instance.python(
         "from tasks.models import *; from datasources.models import *\n"
-        "ExportTask.objects.create(name='报表 \\'1\\\\', sql='SELECT 1 -- \\n；', data_source=DataSource.objects.get(),"
-        f" dingtalk_secret='{secret}')"
+        f"source = DataSource.objects.create(name='source', kind='sqlite', database={str(source)!r})\n"
+        "ExportTask.objects.create(name='报表 \\'1\\\\', sql='SELECT 1 -- \\n；', data_source=source,"
+        " dingtalk_secret='4711-robot-token')"
     )
     run = json.loads(instance.manage("runtask", "1", "--json").stdout)
     file, keys = backed_up(instance, "--with-files")
@@ -184,11 +189,37 @@ def test_all_of_it_comes_back_in_an_empty_database(bare: Callable[[str], Instanc
         "print(Execution.objects.get().paths()[0].read_bytes().hex())\n"
         "from tasks.states import *\nprint(Execution.objects.enqueue(task, trigger=Trigger.MANUAL).pk)"
     ).split("\n")
-    assert told[0] == f"{('报表 ' + chr(39) + '1' + chr(92), 'SELECT 1 -- ' + chr(10) + '；')!r} {secret}"
+    assert told[0] == f"{('报表 ' + chr(39) + '1' + chr(92), 'SELECT 1 -- ' + chr(10) + '；')!r} 4711-robot-token"
     assert bytes.fromhex(told[1]) == Path(run["paths"][0]).read_bytes()
     # A number of the time after the backup is in somebody's hands, with a link to another file.
     assert int(told[2]) > 1_000_000
-    assert "not empty" in system(other, "restore", file, check=False)
+
+
+def test_a_restore_that_breaks_off_leaves_a_system_that_starts_and_sends_nothing(instance: Instance) -> None:
+    """Killed as soon as the old tables are there again, before anything of them is settled."""
+    add_source(instance)
+    add_tasks(instance, {"task": Owed("0 0 1 1 *", "Asia/Shanghai", datetime.now(UTC), 1)})
+    instance.python(
+        "from tasks.models import *; from tasks.states import *; from notifications.models import *\n"
+        "run = Execution.objects.enqueue(ExportTask.objects.get(), trigger=Trigger.MANUAL)\n"
+        "channel = Channel.objects.of_task(run.task, 'email')\n"
+        "Delivery.objects.owe(run.pk, 'success', channel, {})"
+    )
+    file, _keys = backed_up(instance)
+    instance.python(
+        "import os, pathlib; from tasks import restore\n"
+        "try:\n    restore._settle = lambda *args: 1 / 0\n"
+        f"    restore.restore(pathlib.Path({str(file)!r}), replace=True)\n"
+        "except ZeroDivisionError: os._exit(0)"
+    )
+    instance.manage("runscheduler", "--once")
+    query = query_of(instance)
+    assert query("SELECT status, attempt FROM tasks_execution") == [("queued", 0)]
+    assert query("SELECT status, reason, attempt FROM notifications_delivery") == [("dead", "restored", 0)]
+    done = system(instance, "restore", file, "--yes")
+    assert (done["missed"], done["ended"], done["held_back"]) == ({"task": 1}, 1, 1)
+    assert query("SELECT DISTINCT status, reason FROM tasks_execution") == [("missed", "restored")]
+    assert query("SELECT count(*) FROM tasks_pause WHERE active_key IS NOT NULL") == [(0,)]
 
 
 def test_the_archive_has_no_key_and_the_keys_say_that_they_belong_elsewhere(instance: Instance) -> None:
@@ -355,6 +386,47 @@ class TestSettling:
         assert (queued.status, running.status, done.status) == (Status.MISSED, Status.MISSED, Status.SUCCEEDED)
         assert (queued.reason, running.slot_key) == ("restored", None)
         assert str(REASONS["restored"].remedy)
+
+    def test_what_nobody_knows_is_no_failure_that_is_over_with_the_next_success(self) -> None:
+        task = make_task()
+        make_execution(task, status=Status.MISSED, reason="restored", finished_at=timezone.now())
+        done = make_execution(task, status=Status.SUCCEEDED, attempt=1, finished_at=timezone.now(), rows_count=1)
+        assert announce._events_of(done) == [Event.SUCCESS]
+
+    def test_a_row_without_its_file_says_so_and_a_file_without_its_row_is_set_aside(
+        self, settings: LazySettings, tmp_path: Path
+    ) -> None:
+        export = settings.CONFIG.export.model_copy(update={"output_dir": tmp_path})
+        settings.CONFIG = settings.CONFIG.model_copy(update={"export": export})
+        rows = [make_execution(status=Status.SUCCEEDED, attempt=1) for _number in range(3)]
+        for row in rows:
+            parts = [{"path": f"2025-08/{row.pk}-1/a.csv", "size": 7, "sha256": "", "rows": 1}]
+            Execution.objects.filter(pk=row.pk).update(files=parts, filename="a.csv")
+        kept, other, missing = rows
+        # The second has a file of another run that had the same number after the backup.
+        for name, text in ((f"{kept.pk}-1", "content"), (f"{other.pk}-1", "other content"), ("4711-1", "content")):
+            (tmp_path / "2025-08" / name).mkdir(parents=True)
+            (tmp_path / "2025-08" / name / "a.csv").write_text(text)
+        now = timezone.now()
+        done = restore.Restored(now, "0.1.0")
+        manifest = Manifest("0.1.0", now, "sqlite", [], {}, with_files=False)
+        restore._put_files_right(tmp_path / "unused", manifest, now, done)
+        assert (done.missing, done.quarantined) == (2, 2)
+        assert done.quarantine is not None
+        aside = sorted(str(path.relative_to(done.quarantine)) for path in done.quarantine.rglob("*.csv"))
+        assert aside == sorted([f"2025-08/{other.pk}-1/a.csv", "2025-08/4711-1/a.csv"])
+        for row in rows:
+            row.refresh_from_db()
+        assert kept.paths() == [tmp_path / "2025-08" / f"{kept.pk}-1" / "a.csv"]
+        assert (missing.reason, missing.files_removed_at, other.paths()) == ("file_missing", now, [])
+        client = Client()
+        client.force_login(make_admin())
+        page = client.get(f"/admin/tasks/execution/{missing.pk}/change/", headers={"accept-language": "en"})
+        assert str(REASONS["file_missing"].sentence) in html.unescape(page.content.decode())
+        assert "after its retention time" not in page.content.decode()
+        for _piece in housework():
+            pass
+        assert len(list(done.quarantine.rglob("*.csv"))) == 2
 
     def test_messages_that_may_have_arrived_wait_for_somebody_who_says_send_again(self) -> None:
         from django.db import connection

@@ -3,6 +3,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from django.core.management.base import CommandParser
+from django.utils import dateformat
 from django.utils.translation import gettext as _
 
 from exporter_site.command import ExporterCommand, Failed
@@ -49,7 +50,9 @@ class Command(ExporterCommand):
         self.say("    " + _("schedule: {before} → {after}").format(before=task.legacy_cron, after=task.cron))
         zone = ZoneInfo(task.timezone)
         for head, runs in ((_("next runs there"), task.before), (_("next runs here"), task.after)):
-            self.say(f"    {head}: " + ", ".join(run.astimezone(zone).strftime("%Y-%m-%d %H:%M %a") for run in runs))
+            self.say(
+                f"    {head}: " + ", ".join(dateformat.format(run.astimezone(zone), "Y-m-d H:i D") for run in runs)
+            )
 
 
 def _as_json(task: legacy.Imported) -> dict[str, Any]:
