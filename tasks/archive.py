@@ -13,8 +13,10 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import tarfile
 import tempfile
+import time
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -26,13 +28,15 @@ from typing import IO, Any, Protocol
 from django.utils.translation import gettext as _
 
 from exporter_site.dump import MEMBERS
-from tasks.files import sync_directory
+from tasks.files import sync_directory, temp_root
 
 FORMAT = 1
 MANIFEST, CONFIG, FILES = "manifest.json", "config.yaml", "files.jsonl"
 PREFIX = "files/"
 LEVEL = 5  # of gzip: exports are compressed already
 _CHUNK = 1 << 20  # bytes
+_SCRATCH = ".backup-"
+_LEFT_FOR = 86_400.0  # seconds
 _MOST_MANIFEST = 1 << 24  # bytes
 
 
@@ -128,6 +132,19 @@ class Writer:
 
 
 @contextmanager
+def scratch() -> Iterator[Path]:
+    """A private directory beside the unfinished exports: on a disk of this machine, which SQLite needs, and with room.
+    What those left that were killed goes first."""
+    root = temp_root()
+    root.mkdir(parents=True, exist_ok=True)
+    for left in root.glob(f"{_SCRATCH}*"):
+        if time.time() - left.stat().st_mtime > _LEFT_FOR:
+            shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=root, prefix=_SCRATCH) as name:
+        yield Path(name)
+
+
+@contextmanager
 def write(target: Path, manifest: Manifest) -> Iterator[Writer]:
     """A new archive of mode 0600 at `target`, which appears there when it is whole and has been read back."""
     descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=".backup-", suffix=".part")
@@ -140,8 +157,8 @@ def write(target: Path, manifest: Manifest) -> Iterator[Writer]:
                 writer.end()
             raw.flush()
             os.fsync(raw.fileno())
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".backup-") as directory:
-            check(partial, Path(directory))
+        with scratch() as directory:
+            check(partial, directory)
         partial.rename(target)
         sync_directory(target.parent)
     finally:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -71,11 +70,8 @@ def make(output: Path | None = None, *, with_files: bool = False, with_keys: boo
     )
     audit.record(audit.Action.DOWNLOAD, note=_("Backup: {file}").format(file=target))
     try:
-        with (
-            tempfile.TemporaryDirectory(dir=target.parent, prefix=".backup-") as directory,
-            archive.write(target, manifest) as writer,
-        ):
-            count = _fill(writer, Path(directory), with_files=with_files)
+        with archive.scratch() as directory, archive.write(target, manifest) as writer:
+            count = _fill(writer, directory, with_files=with_files)
         keys = _write_keys(target) if with_keys else None
     except OSError as exc:
         raise BackupError(

@@ -48,7 +48,16 @@ NAMES: dict[str, tuple[str, ...]] = {
     "dingtalk_message_template": ("dingtalk_message_template", "钉钉消息模板", "消息模板"),
 }
 # What the older system keeps about itself.
-LEFT_OUT = ("id", "data_source_id", "created_at", "updated_at", "created_by", "last_run_at", "last_run", "next_run_at")
+LEFT_OUT: tuple[str, ...] = (
+    "id",
+    "data_source_id",
+    "created_at",
+    "updated_at",
+    "created_by",
+    "last_run_at",
+    "last_run",
+    "next_run_at",
+)
 LEFT_OUT += ("next_run", "last_status", "编号", "序号", "数据源ID", "创建时间", "更新时间", "上次执行", "下次执行")
 YES = ("1", "true", "yes", "y", "on", "active", "enabled", "是", "启用", "已启用", "活跃")
 NO = ("0", "false", "no", "n", "off", "inactive", "disabled", "paused", "否", "停用", "禁用", "已停用", "已禁用")
@@ -210,7 +219,8 @@ def entry_of(row: Row) -> dict[str, Any]:
         if value in (None, "", []) and ours != "cron":
             continue  # stays as it is, or as it is by default
         try:
-            entry[ours] = _CONVERTERS.get(ours, _as_text)(value)
+            convert: Callable[[Any], Any] = _CONVERTERS.get(ours, _as_text)
+            entry[ours] = convert(value)
         except ValueError as exc:
             row.faults.append(f"{head}: {exc}")
     if "data_source" not in entry:

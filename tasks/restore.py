@@ -13,7 +13,6 @@ message too many can't be taken back; one that is missing can be made up for by 
 
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -88,9 +87,7 @@ def restore(file: Path, *, replace: bool = False) -> Restored:
 
     Raises BackupError, NotEmpty, DumpError; until the loading begins nothing has been changed.
     """
-    files.temp_root().mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=files.temp_root(), prefix=".restore-") as name:
-        directory = Path(name)
+    with archive.scratch() as directory:
         manifest = archive.check(file, directory)
         check_fits(manifest)
         check_target(replace=replace)

@@ -177,6 +177,7 @@ def test_all_of_it_comes_back_in_an_empty_database(bare: Callable[[str], Instanc
     file, keys = backed_up(instance, "--with-files")
     assert file.stat().st_mode & 0o777 == keys.stat().st_mode & 0o777 == 0o600
     assert sorted(path.name for path in file.parent.iterdir()) == sorted([file.name, keys.name])
+    assert list(instance.temp_dir.iterdir()) == []
 
     refused = system(other, "restore", file, check=False)
     assert "keys of this installation can't read" in refused
