@@ -28,14 +28,15 @@ from tasks.reasons import REASONS
 from tasks.states import Status
 from tests import servers
 from tests.factories import make_admin, make_execution, make_sqlite_file, make_task
-from tests.faults.checker import Owed, Row, read_rows
+from tests.faults.checker import Owed, Row, moment, read_rows
 from tests.faults.load import Fleet, add_source, add_tasks, query_of
 from tests.instance import Instance
 from tests.plugin import database_settings, installation_environment
 from tests.tasks.test_runtask import eventually
 
-TASKS, EARLY = 30, 4
+TASKS = 150  # one a second: more than anybody waits for
 STEP = timedelta(seconds=1)
+NEW = 1_000_000  # below it, the numbers of the time before the backup
 
 
 @pytest.fixture(autouse=True)
@@ -104,15 +105,17 @@ def test_nothing_runs_twice_after_a_backup_under_load_was_restored(
     """Many tasks, each due once, one after another; the backup is taken in their midst. What has run after it is not
     run again: neither elsewhere, nor in the same place."""
     add_source(instance)
-    first = datetime.now(UTC) + timedelta(seconds=4)
+    first = datetime.now(UTC)
     owed = {f"task {n}": Owed("0 0 1 1 *", "Asia/Shanghai", first + n * STEP, 1) for n in range(TASKS)}
     add_tasks(instance, owed)
     query = query_of(instance)
     fleet = Fleet(instance, 1, 2)
     fleet.keep()
-    eventually(lambda: len(by_state(read_rows(query), "succeeded")) >= EARLY, seconds=60)
+    assert eventually(lambda: len(by_state(read_rows(query), "succeeded")) >= 4, seconds=60)
     file, keys = backed_up(instance)
-    eventually(lambda: len(by_state(read_rows(query), "succeeded")) == TASKS, seconds=60)
+    at_least = len(read_rows(query)) + 4
+    assert eventually(lambda: len(by_state(read_rows(query), "succeeded")) >= at_least, seconds=90)
+    query("UPDATE tasks_exporttask SET enabled = FALSE")
     fleet.stop()
     before = {row.task_name: row for row in read_rows(query)}
     made = files_of(instance)
@@ -123,28 +126,30 @@ def test_nothing_runs_twice_after_a_backup_under_load_was_restored(
         done = system(root, "restore", file, *more)
         root.manage("runscheduler", "--once")
         rows = read_rows(query_of(root))
-        assert len(rows) == len({row.task_name for row in rows}) == TASKS
-        assert {row.task_name: row.scheduled_for for row in rows} == {
-            name: row.scheduled_for for name, row in before.items()
-        }
-        succeeded, missed = by_state(rows, "succeeded"), by_state(rows, "missed")
-        assert EARLY <= len(succeeded) < TASKS
-        assert len(succeeded) + len(missed) == TASKS
-        assert sum(done["missed"].values()) + done["ended"] == len(missed)
-        assert {(row.id, row.sha256) for row in rows if row.status == "succeeded"} == {
-            (before[name].id, before[name].sha256) for name in succeeded
-        }
+        known = {row.task_name for row in rows if row.id < NEW and row.status == "succeeded"}
+        again = {row.task_name for row in rows if row.id > NEW and row.status != "missed"}
+        missed = by_state(rows, "missed")
+        assert len(rows) == len({row.task_name for row in rows}) == len(known) + len(again) + len(missed)
+        # What is due only now runs. What was due since the backup is on record, all of it and nothing else.
+        assert again.isdisjoint(before)
+        assert by_state(list(before.values()), "succeeded") - known <= missed
+        assert len(missed) == sum(done["missed"].values()) + done["ended"] >= 4
         reasons = query_of(root)("SELECT DISTINCT reason FROM tasks_execution WHERE status = 'missed'")
         assert reasons == [("restored",)]
-        kept = {part["path"] for row in rows for part in row.files}
+        assert all(row.scheduled_for == owed[row.task_name].first for row in rows)
+        open_tasks = query_of(root)("SELECT next_run_at FROM tasks_exporttask WHERE enabled ORDER BY next_run_at")
+        assert len(open_tasks) == TASKS
+        following = moment(open_tasks[0][0])
+        assert following is not None
+        assert following > first + (len(rows) - 1) * STEP
+        kept = {part["path"] for row in rows if row.id < NEW for part in row.files}
+        new = {part["path"] for row in rows if row.id > NEW for part in row.files}
         if root is other:
-            assert (done["missing"], files_of(root)) == (len(succeeded), set())
+            assert (done["missing"], files_of(root)) == (len(known), new)
         else:
-            assert done["missing"] == 0
-            assert files_of(root) == kept
+            assert (done["missing"], files_of(root)) == (0, kept | new)
             aside = {str(path.relative_to(done["quarantine"])) for path in Path(done["quarantine"]).rglob("*.*")}
             assert aside == made - kept
-            assert done["quarantined"] == len(missed)
         assert query_of(root)("SELECT count(*) FROM tasks_pause WHERE active_key IS NOT NULL") == [(0,)]
 
 
