@@ -36,6 +36,7 @@ PLACEHOLDERS = frozenset(
         "your_email@example.com",
     }
 )
+SHORTEST_TOKEN = 16  # characters: nobody guesses that many over the network
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMG]?)B?\s*", re.IGNORECASE)
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 
@@ -147,6 +148,7 @@ class Notifications(Section):
 
 class Logging(Section):
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
+    format: Literal["text", "json"] = "text"
     file: Path = Path("./logs/app.log")
     max_size: Size = 10 * 1024 * 1024
     backup_count: int = Field(default=5, ge=0)
@@ -187,6 +189,16 @@ class Web(Section):
     jwt_secret_key: SecretStr = SecretStr("")
     jwt_access_token_expires_hours: int = Field(default=24, ge=1)
     api_requests_per_minute: int = Field(default=1200, ge=0)
+    metrics_token: SecretStr = SecretStr("")
+
+    @field_validator("metrics_token")
+    @classmethod
+    def _long_enough(cls, value: SecretStr) -> SecretStr:
+        if 0 < len(value) < SHORTEST_TOKEN:
+            raise ValueError(
+                _("at least {count} characters; openssl rand -hex 32 makes some").format(count=SHORTEST_TOKEN)
+            )
+        return value
 
 
 class Celery(Section):

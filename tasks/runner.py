@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,6 +27,7 @@ from datasources import safety
 from datasources.connectors.base import Connector, ConnectorError, Query
 from datasources.models import DataSource
 from datasources.sqltext import SQLTextError
+from exporter_site import logs
 from exporter_site.redact import redact
 from exporter_site.worker import worker_name
 from tasks import dates, files, reasons, rights
@@ -86,11 +88,12 @@ def claimed(execution_id: int, attempt: int) -> Execution | None:
 
 def run_claimed(execution_id: int, attempt: int, on_progress: Callable[[Progress], None] | None = None) -> None:
     """run() for a process that was only given numbers. An attempt that is not running any more is left alone."""
-    execution = _patiently(execution_id, lambda: claimed(execution_id, attempt))
-    if execution is None:
-        logger.warning("attempt %s of execution %s is not running any more", attempt, execution_id)
-        return
-    run(execution, on_progress)
+    with logs.during(execution_id, attempt):
+        execution = _patiently(execution_id, lambda: claimed(execution_id, attempt))
+        if execution is None:
+            logger.warning("attempt %s of execution %s is not running any more", attempt, execution_id)
+            return
+        run(execution, on_progress)
 
 
 def run(execution: Execution, on_progress: Callable[[Progress], None] | None = None) -> Execution:
@@ -99,14 +102,15 @@ def run(execution: Execution, on_progress: Callable[[Progress], None] | None = N
     Expected failures become a state, a reason and a sentence on the row; nothing is raised for them. When another
     worker has taken the run over meanwhile, everything made here is removed and the row is left alone.
     """
-    for earlier in range(1, execution.attempt):
-        # Whoever closed it may have died before it could clear away.
-        files.sweep(execution.pk, earlier, execution.planned_at)
-    try:
-        with files.temp_directory(execution.pk, execution.attempt) as directory:
-            return _run_in(directory, execution, on_progress)
-    except OSError as exc:  # the temporary directory itself could not be made
-        return _end(execution, outcome_of(exc))
+    with logs.during(execution.pk, execution.attempt, execution.task_name):
+        for earlier in range(1, execution.attempt):
+            # Whoever closed it may have died before it could clear away.
+            files.sweep(execution.pk, earlier, execution.planned_at)
+        try:
+            with files.temp_directory(execution.pk, execution.attempt) as directory:
+                return _run_in(directory, execution, on_progress)
+        except OSError as exc:  # the temporary directory itself could not be made
+            return _end(execution, outcome_of(exc))
 
 
 def _run_in(directory: Path, execution: Execution, on_progress: Callable[[Progress], None] | None) -> Execution:
@@ -176,7 +180,7 @@ class Pipeline:
         self.done = threading.Event()
         self._make_writer = make_writer
         # A daemon: a driver that never lets go must not keep the process alive.
-        self._thread = threading.Thread(target=self._run, name="export", daemon=True)
+        self._thread = threading.Thread(target=copy_context().run, args=(self._run,), name="export", daemon=True)
 
     def start(self) -> None:
         self._thread.start()

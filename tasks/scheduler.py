@@ -23,7 +23,7 @@ from django.utils import timezone
 
 from datasources.connectors.base import ConnectorError
 from datasources.models import DataSource
-from exporter_site import worker
+from exporter_site import logs, worker
 from exporter_site.redact import redact
 from notifications.outbox import Outbox
 from tasks import announce, files, housekeeping, schedule
@@ -320,8 +320,9 @@ def close_lost(execution: Execution) -> bool:
     """Deal with a run whose worker died: its state, its files, its query on the server. False if it lived after all."""
     if not Execution.objects.end_lost(execution):
         return False
-    logger.warning("execution %s: its worker %s is gone", execution.pk, execution.worker)
-    clear_away(execution)
+    with logs.during(execution.pk, execution.attempt, execution.task_name):
+        logger.warning("execution %s: its worker %s is gone", execution.pk, execution.worker)
+        clear_away(execution)
     return True
 
 

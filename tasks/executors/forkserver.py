@@ -24,6 +24,7 @@ from django.utils import timezone
 
 from datasources import safety
 from datasources.connectors import connectors
+from exporter_site import logs
 from exporter_site.redact import redact
 from notifications.models import NotificationRule
 from tasks import announce, runner
@@ -146,7 +147,8 @@ class ForkServer:
             runner.run_claimed(execution_id, attempt)
             code = 0
         except BaseException:
-            logger.exception("execution %s ended in an unexpected way", execution_id)
+            with logs.during(execution_id, attempt):
+                logger.exception("execution %s ended in an unexpected way", execution_id)
         finally:
             logging.shutdown()
             sys.stdout.flush()

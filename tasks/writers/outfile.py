@@ -5,6 +5,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable
+from contextvars import copy_context
 from pathlib import Path
 
 Data = bytes | memoryview
@@ -106,7 +107,9 @@ class WriteBehind:
     def _hand_over(self, piece: Data) -> None:
         if self._thread is None:
             # A daemon: a disk that never answers must not keep the process alive.
-            self._thread = threading.Thread(target=self._run, name="write-behind", daemon=True)
+            self._thread = threading.Thread(
+                target=copy_context().run, args=(self._run,), name="write-behind", daemon=True
+            )
             self._thread.start()
         self._wait_until_handed_over_is(self.MOST_PENDING)
         with self._changed:
