@@ -1,30 +1,13 @@
 """Every address of the system."""
 
 from django.contrib import admin
-from django.db import DatabaseError, connection
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.urls import include, path
 from django.utils.translation import gettext as _
 from django.views import defaults
-from django.views.decorators.http import require_safe
 from django.views.generic import RedirectView
 
-from tasks import dashboard_views
-from tasks.models import SchedulerProcess
-
-
-@require_safe
-def healthz(request: HttpRequest, *, whole: bool = True) -> JsonResponse:
-    """Open to anybody, says only ok or not: the web process reaches its database, and, for the `whole` system, a
-    scheduler lives."""
-    try:
-        connection.ensure_connection()
-        alive = not whole or SchedulerProcess.objects.alive().exists()
-    except DatabaseError:
-        return JsonResponse({"status": "unavailable"}, status=503)
-    if not alive:
-        return JsonResponse({"status": "no scheduler"}, status=503)
-    return JsonResponse({"status": "ok"})
+from tasks import dashboard_views, health, metrics_view
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
@@ -46,8 +29,9 @@ admin.autodiscover()
 
 urlpatterns = [
     path("", RedirectView.as_view(pattern_name="admin:index")),
-    path("healthz", healthz, name="healthz"),
-    path("healthz/web", healthz, {"whole": False}, name="healthz-web"),
+    path("healthz", health.healthz, name="healthz"),
+    path("healthz/web", health.healthz_web, name="healthz-web"),
+    path("metrics", metrics_view.metrics, name="metrics"),
     path("i18n/", include("django.conf.urls.i18n")),
     path("", include("tasks.urls")),
     path("admin/live/", admin.site.admin_view(dashboard_views.live), name="dashboard-live"),

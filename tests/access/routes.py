@@ -8,6 +8,7 @@
 TABLE = """
 /                                                        | *         | index index index index index
 healthz healthz-web                                      | GET       | 200 200 200 200 200
+metrics                                                  | GET       | 401 403 403 403 200
 set_language                                             | *         | away away away away away
 tasks:download tasks:link tasks:link-file                | GET       | login 200 200 200 200      | 404
 
