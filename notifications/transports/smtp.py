@@ -121,6 +121,20 @@ class Conversation:
                 answer = self._answer_for(exc)
         return {name: refused.get(name, answer) for name in addresses}
 
+    def try_login(self) -> Answer:
+        """Connect, encrypt and log in as for a mail, and leave without one. ACCEPTED, or why it would not be taken."""
+        with closing(self._scissors):
+            try:
+                with closing(self._connect()) as self._smtp:
+                    self._greet()
+                    self._log_in()
+                    self._smtp.quit()
+                    return ACCEPTED
+            except _Ended as ended:
+                return ended.answer
+            except (smtplib.SMTPException, OSError, UnicodeError) as exc:
+                return self._answer_for(exc)
+
     def _connect(self) -> smtplib.SMTP:
         self._check_time()
         host, port, timeout = self._server.smtp_server, self._server.smtp_port, self._server.smtp_timeout

@@ -1,10 +1,11 @@
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.core.management.base import CommandParser
 from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
 
 from exporter_site.command import ExporterCommand, Failed, WrongUse
 from exporter_site.dump import DumpError
@@ -14,9 +15,12 @@ from tasks.archive import BackupError
 from tasks.housekeeping import Removed, housework
 from tasks.restore import Restored
 
+if TYPE_CHECKING:
+    from tasks.doctor import Finding
+
 
 class Command(ExporterCommand):
-    help = "The whole system: status, cleanup, backup, restore."
+    help = "The whole system: status, cleanup, backup, restore, doctor."
 
     def add_arguments(self, parser: CommandParser) -> None:
         verbs = parser.add_subparsers(dest="verb", required=True)
@@ -34,6 +38,9 @@ class Command(ExporterCommand):
         restore.add_argument("file", type=Path)
         restore.add_argument("--yes", action="store_true", help="replace what is here")
         self.add_json(restore)
+        doctor = verbs.add_parser("doctor", help="look at everything; for what is not well, say what to do")
+        doctor.add_argument("checks", nargs="*", metavar="CHECK", help="only these checks; all when left out")
+        self.add_json(doctor)
 
     def handle_status(self, options: dict[str, Any]) -> None:
         found = status.system()
@@ -90,6 +97,47 @@ class Command(ExporterCommand):
             return
         for line in _lines(done):
             self.say(line)
+
+    def handle_doctor(self, options: dict[str, Any]) -> None:
+        from tasks import doctor  # with all that it looks at: the other verbs start sooner without
+
+        known = [each.name for each in doctor.CHECKS]
+        if unknown := set(options["checks"]) - set(known):
+            raise WrongUse(
+                _("There is no check “{name}”. Known are: {known}.").format(name=min(unknown), known=", ".join(known))
+            )
+        chosen = [each for each in doctor.CHECKS if not options["checks"] or each.name in options["checks"]]
+        findings = []
+        for finding in doctor.examine(chosen):
+            findings.append(finding)
+            if not options["as_json"]:
+                self._show(finding)
+        counts = {level.value: sum(finding.level == level for finding in findings) for level in doctor.Level}
+        if options["as_json"]:
+            told = [{name: getattr(finding, name) for name in finding.__slots__} for finding in findings]
+            self.print_json({"healthy": not counts["failed"], "counts": counts, "findings": told})
+        else:
+            self.say()
+            self.say(_("{ok} well, {warning} warnings, {failed} failed, {skipped} not looked at").format(**counts))
+        if counts["failed"]:
+            words = ngettext(
+                "{count} fault was found; what to do is written below it.",
+                "{count} faults were found; what to do is written below each.",
+                counts["failed"],
+            )
+            raise Failed(words.format(count=counts["failed"]))
+
+    def _show(self, finding: "Finding") -> None:
+        mark, style = {
+            "ok": ("✓", self.style.SUCCESS),
+            "warning": ("!", self.style.WARNING),
+            "failed": ("✗", self.style.ERROR),
+            "skipped": ("-", str),
+        }[finding.level.value]
+        self.say(style(f"{mark} {finding.sentence}"))
+        if finding.remedy:
+            self.say(f"    → {finding.remedy}")
+        self.stdout.flush()  # each as it comes, in a pipe, too
 
 
 def _with_texts(values: dict[str, Any]) -> dict[str, Any]:
