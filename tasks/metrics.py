@@ -82,11 +82,10 @@ class _SecondsBetween(Func):
 class _JulianDay(Func):
     """A moment as SQLite can reckon with it; elsewhere as it is."""
 
-    def as_sql(self, compiler: Any, connection: Any, **extra: Any) -> Any:
-        return super().as_sql(compiler, connection, template="%(expressions)s", **extra)
+    template = "%(expressions)s"
 
     def as_sqlite(self, compiler: Any, connection: Any, **extra: Any) -> Any:
-        return super().as_sql(compiler, connection, template="julianday(%(expressions)s)", **extra)
+        return self.as_sql(compiler, connection, template="julianday(%(expressions)s)", **extra)
 
 
 @dataclass(slots=True)
@@ -251,6 +250,7 @@ def _schedulers() -> Iterator[Family]:
     workers = gauge(f"{PREFIX}scheduler_workers", "How many executions a scheduler runs at once.")
     busy = gauge(f"{PREFIX}scheduler_workers_busy", "How many of its workers are running one.")
     alive = 0
+    row: Any  # with `now`
     for row in rows.order_by("name"):
         seconds = _age(row.seen_at, row.now)
         alive += seconds < SILENT_AFTER.total_seconds()
