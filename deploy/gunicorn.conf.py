@@ -1,7 +1,11 @@
 """Gunicorn for this system: gunicorn -c deploy/gunicorn.conf.py exporter_site.wsgi
 
-Address and port come from config.yaml (web.host, web.port). The pages do little work: exports run in processes of the
-scheduler, so two workers with a few threads serve a whole company.
+Address, port, workers and threads come from config.yaml (web.host, web.port, web.workers, web.threads). The pages do
+little work: exports run in processes of the scheduler, so two workers with four threads serve a whole company.
+
+There is no access log here: the reverse proxy has one (deploy/nginx), and who did what is in the audit. A line would hold
+the whole address, and the address of a shared file is a key to it. There is no max_requests either: a worker that is
+renewed cuts off the downloads that take longer than graceful_timeout, and its memory does not grow (docs/operations.md).
 """
 
 import os
@@ -18,9 +22,9 @@ _host = f"[{CONFIG.web.host}]" if ":" in CONFIG.web.host else CONFIG.web.host
 
 bind = f"{_host}:{CONFIG.web.port}"
 chdir = str(BASE_DIR)
-workers = 2
+workers = CONFIG.web.workers
 worker_class = "gthread"
-threads = 4
+threads = CONFIG.web.threads
 preload_app = True  # a fault shows at once, in the parent, and the workers share its memory
 timeout = 120
 graceful_timeout = 30  # downloads that are under way may end

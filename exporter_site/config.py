@@ -9,6 +9,7 @@ import difflib
 import os
 import re
 from collections.abc import Iterator, Mapping
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
@@ -181,7 +182,11 @@ class Scheduler(Section):
 class Web(Section):
     host: str = "0.0.0.0"
     port: Port = 5001
+    workers: int = Field(default=2, ge=1)
+    threads: int = Field(default=4, ge=1)
     public_url: str = ""
+    trusted_proxies: Texts = []
+    accel_prefix: str = ""
     link_expires_hours: int = Field(default=168, ge=1)
     link_access: Literal["anyone", "login"] = "anyone"
     permanent_session_lifetime: Seconds = 3600
@@ -198,6 +203,21 @@ class Web(Section):
             raise ValueError(
                 _("at least {count} characters; openssl rand -hex 32 makes some").format(count=SHORTEST_TOKEN)
             )
+        return value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, value: list[str]) -> list[str]:
+        try:
+            return [str(ip_network(item)) for item in value]
+        except ValueError as exc:
+            raise ValueError(_("addresses or networks such as 127.0.0.1 or 10.8.0.0/16")) from exc
+
+    @field_validator("accel_prefix")
+    @classmethod
+    def _between_slashes(cls, value: str) -> str:
+        if value and not re.fullmatch(r"/[\w./-]*/", value, re.ASCII):
+            raise ValueError(_("the beginning of an address, between slashes, such as /_exports/"))
         return value
 
 

@@ -175,6 +175,7 @@ INSTALLED_APPS = [
     "tasks",
 ]
 MIDDLEWARE = [
+    "exporter_site.access.middleware.proxy_middleware",
     "django.middleware.security.SecurityMiddleware",
     "csp.middleware.CSPMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
@@ -253,7 +254,7 @@ REST_FRAMEWORK = {
     ]
     if _limit
     else [],
-    "NUM_PROXIES": 0,  # an address is that of the connection: anybody can write X-Forwarded-For
+    "NUM_PROXIES": 0,  # X-Forwarded-For has been read, where it may be believed, by proxy_middleware
     "DEFAULT_THROTTLE_RATES": {"user": f"{_limit}/min", "anon": f"{max(1, _limit // 5)}/min", "login": "30/min"},
     "COERCE_DECIMAL_TO_STRING": False,
     "UNICODE_JSON": True,

@@ -1,16 +1,21 @@
-"""Sending the files of an execution: one of them, or a range of it, or all in one zip. Each download is on record."""
+"""Sending the files of an execution: one of them, or a range of it, or all in one zip. Each download is on record.
+
+With web.accel_prefix a single file is sent by nginx: we say which, and it reads the range for itself. The zip stays ours.
+"""
 
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
+from urllib.parse import quote
 
+from django.conf import settings
 from django.contrib.auth.models import AnonymousUser
 from django.http import FileResponse, HttpRequest, HttpResponse, HttpResponseBase, StreamingHttpResponse
 from django.utils.http import content_disposition_header
 
 from exporter_site.access.audit import address_of
-from tasks.files import zip_of
+from tasks.files import output_root, zip_of
 from tasks.models import Download, DownloadLink, Execution
 from tasks.writers import writers
 
@@ -49,14 +54,18 @@ def send(request: HttpRequest, execution: Execution, link: DownloadLink | None =
         return None
     part = parts[0] if len(parts) == 1 else None
     span = requested_range(request, part) if part else None
+    response: HttpResponseBase
     if part is None:
         response = _zip_response(parts)
     elif span is not None and not span:
         return HttpResponse(status=416, headers={"Content-Range": f"bytes */{part.size}", "Accept-Ranges": "bytes"})
+    elif settings.CONFIG.web.accel_prefix:
+        response = _accelerated_response(part, _content_type(execution.format))
     else:
         response = _part_response(part, span, _content_type(execution.format))
     if request.method == "HEAD":
-        response.streaming_content = ()  # still streaming: nobody adds `Content-Length: 0`
+        if isinstance(response, StreamingHttpResponse):
+            response.streaming_content = ()  # still streaming: nobody adds `Content-Length: 0`
         return response
     user = None if isinstance(request.user, AnonymousUser) else request.user
     download = Download(
@@ -64,7 +73,7 @@ def send(request: HttpRequest, execution: Execution, link: DownloadLink | None =
         task_name=execution.task_name,
         filename=part.path.name if part else _zip_name(parts),
         part=part.number if part else None,
-        bytes=int(response["Content-Length"]) if part else None,
+        bytes=len(range(part.size) if span is None else span) if part else None,
         link=link,
         user=user,
         username=user.get_username() if user else "",
@@ -126,6 +135,17 @@ def _part_response(part: Part, span: range | None, content_type: str) -> Streami
         response["ETag"] = part.etag
     if span is not None:
         response["Content-Range"] = f"bytes {span.start}-{span.stop - 1}/{part.size}"
+    return response
+
+
+def _accelerated_response(part: Part, content_type: str) -> HttpResponse:
+    """Names the file to nginx, below web.accel_prefix. Ranges are its own: the client's request still asks for them."""
+    place = quote(str(part.path.relative_to(output_root())))
+    response = HttpResponse(content_type=content_type)
+    response["X-Accel-Redirect"] = f"{settings.CONFIG.web.accel_prefix}{place}"
+    response["Content-Disposition"] = content_disposition_header(True, part.path.name) or "attachment"
+    if part.etag:
+        response["ETag"] = part.etag
     return response
 
 

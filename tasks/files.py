@@ -47,9 +47,12 @@ def safe_stem(name: str) -> str:
 
 @contextmanager
 def temp_directory(execution_id: int, attempt: int) -> Iterator[Path]:
-    """A private directory for one attempt; gone afterwards, unless publish() has moved it away."""
+    """A private directory for one attempt; gone afterwards, unless publish() has moved it away.
+
+    Private by the umask; a default ACL of temp_dir may let somebody in (nginx, that sends the files).
+    """
     directory = temp_root() / attempt_name(execution_id, attempt)
-    directory.mkdir(parents=True, mode=0o700)
+    directory.mkdir(parents=True, mode=0o750)
     try:
         yield directory
     finally:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,14 +15,21 @@ from tests.servers.mariadb import MariaDB
 from tests.servers.postgresql import PostgreSQL
 
 
-def _server(kind: str) -> servers.PrivateServer:
+@contextmanager
+def missing_program() -> Iterator[None]:
+    """A program that is looked for inside and can't be had fails the test; nothing is skipped in silence, only for who
+    asked for it."""
     try:
-        return servers.shared(kind)
+        yield
     except servers.MissingServer as exc:
-        # Nothing is skipped in silence: only who asked for it gets a skip.
         if os.environ.get("EXPORTER_TESTS_ALLOW_MISSING") == "1":
             pytest.skip(str(exc))
         pytest.fail(str(exc), pytrace=False)
+
+
+def _server(kind: str) -> servers.PrivateServer:
+    with missing_program():
+        return servers.shared(kind)
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,10 @@
-"""Around every request: who asks is known to the audit, and a password that must be changed is changed first."""
+"""Around every request: who asks, and from where, is known to the audit, and a password that must be changed is changed
+first."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from ipaddress import ip_address, ip_network
 
+from django.conf import settings
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
 from django.urls import reverse
 from django.utils.translation import gettext as _
@@ -10,6 +13,43 @@ from exporter_site.access.audit import current_request
 from exporter_site.access.passwords import must_change
 
 Answer = Callable[[HttpRequest], HttpResponse]
+
+
+def proxy_middleware(get_response: Answer) -> Answer:
+    """Behind a proxy of ours (web.trusted_proxies) a request comes from where the proxy says, not from the proxy."""
+
+    def answered(request: HttpRequest) -> HttpResponse:
+        connection, forwarded = request.META.get("REMOTE_ADDR", ""), request.headers.get("X-Forwarded-For", "")
+        request.META["REMOTE_ADDR"] = client_address(connection, forwarded, settings.CONFIG.web.trusted_proxies)
+        return get_response(request)
+
+    return answered
+
+
+def client_address(connection: str, forwarded: str, trusted: Sequence[str]) -> str:
+    """The first address on the way back from the `connection` that is none of the `trusted` networks.
+
+    `forwarded` is X-Forwarded-For: each proxy has put the address it was asked from at its end. What stands before a
+    stranger's address was written by the stranger.
+    """
+    address = connection
+    for hop in reversed(forwarded.split(",")):
+        if not (_is_address(hop.strip()) and _is_within(address, trusted)):
+            break
+        address = hop.strip()
+    return address
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_within(address: str, networks: Sequence[str]) -> bool:
+    return _is_address(address) and any(ip_address(address) in ip_network(network) for network in networks)
 
 
 def audit_middleware(get_response: Answer) -> Answer:

@@ -17,7 +17,8 @@ class HashedFile:
     def __init__(self, path: Path) -> None:
         # O_EXCL and O_NOFOLLOW: never into something that is there already, nor through a link.
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
-        self._file = open(os.open(path, flags, 0o600), "wb", buffering=1 << 18)
+        # The umask takes the group's right away, unless a default ACL of the directory gives it to somebody (nginx).
+        self._file = open(os.open(path, flags, 0o640), "wb", buffering=1 << 18)
         self._hash = hashlib.sha256()
         self.path = path
         self.size = 0
