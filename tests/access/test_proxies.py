@@ -62,11 +62,11 @@ def test_networks_are_a_list_or_a_text_with_commas(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", ["localhost", "10.8.0.1/16", "127.0.0.1;::1"])
 def test_what_is_no_network_stops_the_start(tmp_path: Path, value: str) -> None:
-    with pytest.raises(ConfigError, match="EXPORTER_WEB__TRUSTED_PROXIES.*web.trusted_proxies"):
+    with pytest.raises(ConfigError, match=r"EXPORTER_WEB__TRUSTED_PROXIES.*web.trusted_proxies"):
         loaded(tmp_path, trusted_proxies=value)
 
 
 @pytest.mark.parametrize("value", ["_exports", "/_exports", "_exports/", "https://host/x/", "/a b/", "/a\nb/"])
 def test_what_is_no_beginning_of_an_address_stops_the_start(tmp_path: Path, value: str) -> None:
-    with pytest.raises(ConfigError, match="EXPORTER_WEB__ACCEL_PREFIX.*web.accel_prefix"):
+    with pytest.raises(ConfigError, match=r"EXPORTER_WEB__ACCEL_PREFIX.*web.accel_prefix"):
         loaded(tmp_path, accel_prefix=value)

@@ -8,6 +8,7 @@ from django.core.management.base import CommandParser
 from django.utils.translation import gettext as _
 
 from exporter_site.command import ExporterCommand, Failed, WrongUse
+from exporter_site.systemd import notify
 from tasks.executors import executors
 from tasks.executors.base import ExecutorError
 from tasks.scheduler import Scheduler
@@ -51,12 +52,16 @@ class Command(ExporterCommand):
             signal.signal(number, self._stop)
         scheduler = Scheduler(options["workers"], executor)
         self.say(_("Scheduler started, {workers} workers.").format(workers=scheduler.workers))
+        if scheduler.executor.kind == "inline":
+            notify("WATCHDOG_USEC=0")  # an export is one long step there
         while not self.stopping:
             done = scheduler.step()
+            notify("READY=1", "WATCHDOG=1")
             busy = scheduler.executor.running or scheduler.outbox.in_flight
             if options["once"] and not done and not busy and not scheduler.deliver():
                 break
             scheduler.executor.wait(PAUSE)
+        notify("STOPPING=1")
         self._drain(scheduler)
         scheduler.deliver()  # what the last runs owe
         scheduler.outbox.finish(SENDING)
@@ -78,4 +83,5 @@ class Command(ExporterCommand):
     def _wait(self, scheduler: Scheduler, may_go_on: Callable[[], bool]) -> None:
         while scheduler.executor.running and may_go_on():
             scheduler.care()
+            notify("WATCHDOG=1")
             scheduler.executor.wait(0.1)
