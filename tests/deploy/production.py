@@ -120,7 +120,7 @@ class Machine:
             **variables,
         }
         done = subprocess.run(
-            ["nsenter", "-t", str(self._init), *kinds, "--wd=/root", "bash", "-euo", "pipefail", "-c", script],
+            ["nsenter", "-t", str(self._init), *kinds, "bash", "-euo", "pipefail", "-c", f"cd\n{script}"],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -258,7 +258,7 @@ class Trial:
                 "source = DataSource.objects.get(kind='sqlite');"
                 "sql = 'WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < 20000000) SELECT n FROM c';"
                 "task, _ = ExportTask.objects.get_or_create(name='long', defaults=dict(data_source=source, sql=sql, format='csv'));"
-                "print(task.executions.create(task_name='long', trigger='manual', scheduled_for=None).pk)"
+                "print(Execution.objects.enqueue(task, trigger='manual').pk)"
             )
         )
         until(lambda: self._run_is(number, "running"), "the long run's beginning")
