@@ -16,7 +16,6 @@ import shlex
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -27,7 +26,7 @@ BASE_DIR = Path(__file__).resolve().parents[2]
 DOCUMENT = BASE_DIR / "docs" / "operations.md"
 INCLUDED = "systemd-sysv,dbus,ca-certificates"
 SERVER_NAME = "export.example.test"
-PATIENCE = 120.0  # seconds
+PATIENCE = 300.0  # seconds, for a machine that is busy with other things
 _PASSED_ON = re.compile(r"(PIP_|SSL_CERT|REQUESTS_CA|https?_proxy|no_proxy)", re.IGNORECASE)
 _BLOCK = re.compile(r"^```sh([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -431,4 +430,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

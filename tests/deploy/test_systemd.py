@@ -48,13 +48,13 @@ def units(tmp_path: Path) -> Path:
 
 def test_systemd_finds_nothing_wrong_with_them(analyze: Path, units: Path) -> None:
     names = [f"./{name}" for name in ("data-export.target", *SERVICES)]
-    done = subprocess.run([analyze, "verify", "--man=no", *names], cwd=units, capture_output=True, text=True)
+    done = subprocess.run([str(analyze), "verify", "--man=no", *names], cwd=units, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_little_is_exposed(analyze: Path, units: Path, name: str) -> None:
-    command = [analyze, "security", "--offline=true", "--threshold=30", "--no-pager", f"./{name}"]
+    command = [str(analyze), "security", "--offline=true", "--threshold=30", "--no-pager", f"./{name}"]
     done = subprocess.run(command, cwd=units, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-300:] + done.stderr
 
