@@ -32,7 +32,7 @@ main() {
   for database in "${DATABASES[@]}"; do
     run "pytest ($database)" "$PYTHON" -m pytest -W error -rs "${at_once[@]}" --system-db "$database" "${narrowed[@]}" "${PYTEST_ARGUMENTS[@]}"
     # These never touch the system database, or no more of it than others do: once is enough.
-    narrowed=(--ignore=tests/writers --ignore=tests/datasources)
+    narrowed=(--ignore=tests/writers --ignore=tests/datasources --ignore=tests/deploy)
     narrowed+=(--ignore=tests/tasks/test_limits.py --ignore=tests/tasks/test_celery.py)
     narrowed+=(--ignore=tests/tasks/test_daemon.py --ignore=tests/tasks/test_clock_jumps.py --ignore=tests/tasks/test_executors.py)
     narrowed+=(--ignore=tests/faults/test_single_faults.py --ignore=tests/faults/test_checker.py)
@@ -89,6 +89,8 @@ missing_programs() {
   compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || command -v postgres >/dev/null || echo postgresql
   PATH=$path command -v redis-server >/dev/null || echo redis-server
   command -v strace >/dev/null || echo strace
+  PATH=$path command -v nginx >/dev/null || echo nginx-light
+  command -v systemd-analyze >/dev/null || echo systemd
   compgen -G '/usr/lib/*/faketime/libfaketime.so.1' >/dev/null || echo faketime
   command -v soffice >/dev/null || command -v libreoffice >/dev/null || echo libreoffice-calc-nogui
   command -v chromium >/dev/null || command -v chromium-browser >/dev/null || echo chromium
@@ -115,6 +117,7 @@ disable_services() {
     case "$package" in
       mariadb-server) as_root systemctl disable --now mariadb >/dev/null 2>&1 || true ;;
       redis-server) as_root systemctl disable --now redis-server >/dev/null 2>&1 || true ;;
+      nginx-light) as_root systemctl disable --now nginx >/dev/null 2>&1 || true ;;
       postgresql) as_root systemctl disable --now postgresql >/dev/null 2>&1 || true ;;
     esac
   done
