@@ -41,7 +41,6 @@ mkdir dev/pts dev/shm
 mount -t devpts -o newinstance,ptmxmode=0666,mode=620,gid=5 devpts dev/pts; ln -s pts/ptmx dev/ptmx
 mount -t tmpfs -o mode=1777 tmpfs dev/shm
 ln -s /proc/self/fd dev/fd; ln -s fd/0 dev/stdin; ln -s fd/1 dev/stdout; ln -s fd/2 dev/stderr
-hostname production
 mkdir -p mnt; pivot_root . mnt; umount -l /mnt
 exec env -i container=lxc PATH=/usr/sbin:/usr/bin:/sbin:/bin /sbin/init
 """
@@ -169,6 +168,7 @@ def make_root(root: Path, suite: str, base: Path | None) -> None:
     shutil.copy("/etc/resolv.conf", root / "etc/resolv.conf")
     with (root / "etc/hosts").open("a") as hosts:
         hosts.write(f"127.0.0.1 localhost production {SERVER_NAME}\n")
+    (root / "etc/hostname").write_text("production\n")
     repository = root / "srv/repository.git"
     subprocess.run(["git", "clone", "--quiet", "--bare", str(BASE_DIR), str(repository)], check=True)
     subprocess.run(["chown", "-R", "0:0", str(repository)], check=True)
@@ -223,7 +223,7 @@ class Trial:
         code = (
             "from django.conf import settings; from django.contrib.auth.models import User; from django.test import Client;"
             "from tasks.models import *; settings.ALLOWED_HOSTS += ['testserver'];"
-            "client = Client(); client.force_login(User.objects.get(username='admin'));"
+            "client = Client(); client.force_login(User.objects.create_superuser('trial'));"
             "run = Execution.objects.filter(task__name='minute', status='succeeded').last();"
             "print(client.cookies['sessionid'].value, run.pk, run.sha256)"
         )
@@ -250,12 +250,12 @@ class Trial:
     # ---- deaths
 
     def _long_run(self) -> int:
-        """A run of some twenty seconds that has begun."""
+        """A run of some seconds, half a minute on a busy machine, that has begun."""
         number = int(
             self.machine.python(
                 "from datasources.models import DataSource; from tasks.models import *;"
                 "source = DataSource.objects.get(kind='sqlite');"
-                "sql = 'WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < 20000000) SELECT n FROM c';"
+                "sql = 'WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < 4000000) SELECT n FROM c';"
                 "task, _ = ExportTask.objects.get_or_create(name='long', defaults=dict(data_source=source, sql=sql, format='csv'));"
                 "print(Execution.objects.enqueue(task, trigger='manual').pk)"
             )
