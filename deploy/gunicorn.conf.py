@@ -5,7 +5,7 @@ little work: exports run in processes of the scheduler, so two workers with four
 
 There is no access log here: the reverse proxy has one (deploy/nginx), and who did what is in the audit. A line would hold
 the whole address, and the address of a shared file is a key to it. There is no max_requests either: a worker that is
-renewed cuts off the downloads that take longer than graceful_timeout, and its memory does not grow (docs/operations.md).
+renewed cuts off the downloads that take longer than graceful_timeout. What bounds its memory is the unit (MemoryMax).
 """
 
 import os
