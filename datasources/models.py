@@ -1,5 +1,6 @@
 """A data source: a database we read from, with its secret encrypted."""
 
+import threading
 from typing import Any
 
 from django.conf import settings
@@ -7,6 +8,7 @@ from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.utils import timezone
+from django.utils.translation import gettext as _t
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import gettext_noop
 
@@ -15,6 +17,8 @@ from datasources.connectors.base import ConnectionParams, ConnectionReport, Conn
 from exporter_site.access.scope import ScopedQuerySet
 from exporter_site.fields import SecretField, Undecryptable
 from exporter_site.redact import redact
+
+REPORT_TIMEOUT = 5  # seconds that a server has, once it took the login, to say what a test asks
 
 
 class SSLMode(models.TextChoices):
@@ -112,6 +116,30 @@ class DataSource(models.Model):
             if name not in fields:
                 setattr(self, name, empty)
 
+    def keep_password_of(self, stored: "DataSource") -> None:
+        """Take over the password of `stored`, which is this source as it was before.
+
+        Raises ValidationError where it would go to another server, to another account or over a connection that is less
+        safe: whoever may change a source could otherwise have its password sent to a machine of their own.
+        """
+        if stored.password and "password" in self.connector_class.fields and self._leads_elsewhere(stored):
+            raise ValidationError(
+                {
+                    "password": _(
+                        "Enter the password again: the stored one is only sent where it was entered for, and the kind, the host, the port, the user name or a weaker TLS mode is new."
+                    )
+                }
+            )
+        self.password = stored.password
+
+    def _leads_elsewhere(self, stored: "DataSource") -> bool:
+        strength = SSLMode.values.index
+        return self._target != stored._target or strength(self.ssl_mode) < strength(stored.ssl_mode)
+
+    @property
+    def _target(self) -> tuple[object, ...]:
+        return self.kind, self.host.lower(), self.port or self.connector_class.default_port, self.username
+
     def params(self, *, timezone: str, label: str = "data-exporter", query_timeout: int = 3600) -> ConnectionParams:
         """How to connect. Raises ConnectorError when the stored password can't be decrypted."""
         if isinstance(self.password, Undecryptable):
@@ -144,14 +172,29 @@ class DataSource(models.Model):
             ) from exc
         return connector_class(self.params(**params))
 
-    def test(self) -> ConnectionReport:
-        """Connect and log in, now; what came out is kept for the list.
+    def probe(self) -> ConnectionReport:
+        """Connect and log in, now, with the values that this object has, saved or not; nothing is stored.
 
         Raises ConnectorError; its text is the sentence to show.
         """
+        with self.connector(timezone=settings.TIME_ZONE, query_timeout=REPORT_TIMEOUT) as connector:
+            limit = threading.Timer(REPORT_TIMEOUT, connector.cancel)
+            limit.daemon = True
+            limit.start()
+            try:
+                return connector.report()
+            except ConnectorError as exc:
+                if exc.reason != "cancelled":
+                    raise
+                words = _t("The server took the login, and then said nothing for {seconds} seconds. Is it overloaded?")
+                raise ConnectorError("connection_failed", words.format(seconds=REPORT_TIMEOUT)) from exc
+            finally:
+                limit.cancel()
+
+    def test(self) -> ConnectionReport:
+        """probe(), and what came out is kept for the list. Raises ConnectorError as that does."""
         try:
-            with self.connector(timezone=settings.TIME_ZONE) as connector:
-                report = connector.report()
+            report = self.probe()
         except ConnectorError as exc:
             self._record_test(ok=False, message=str(exc))
             raise

@@ -1,5 +1,6 @@
 """A data source as programs see it. Its password goes in and never comes out."""
 
+from copy import copy
 from typing import Any
 
 from rest_framework import serializers
@@ -15,7 +16,7 @@ class DataSourceSerializer(CleanedSerializer):
         allow_blank=True,
         trim_whitespace=False,
         max_length=1000,
-        help_text="left out: the stored one stays",
+        help_text="left out: the stored one stays; needed when kind, host, port, username or a weaker ssl_mode is new",
     )
     has_password = serializers.SerializerMethodField()
 
@@ -44,6 +45,14 @@ class DataSourceSerializer(CleanedSerializer):
             "updated_at",
         )
         read_only_fields = ("config_managed", "tested_at", "test_ok", "test_message")
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        if self.instance is not None and "password" not in attrs:
+            wanted = copy(self.instance)
+            for name, value in attrs.items():
+                setattr(wanted, name, value)
+            wanted.keep_password_of(self.instance)
+        return super().validate(attrs)
 
     def get_has_password(self, source: DataSource) -> bool:
         return bool(source.password)

@@ -140,6 +140,19 @@ class Channel(models.Model):
         self.settings = {name: value for name, value in values.items() if name not in secret}
         self.secrets = json.dumps({name: value for name, value in values.items() if name in secret and value})
 
+    def with_stored_secrets(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """`given` settings, with the stored secrets that are not among them.
+
+        Raises ValidationError with {name: words} when they say another address: the secrets were entered for the old one.
+        """
+        stored = self.stored_secrets
+        address = self.transport_class.address
+        missing = [name for name in stored if name != address and name not in given]
+        if missing and given.get(address, stored.get(address)) != stored.get(address):
+            words = _t("Enter this again, or remove it: the stored one belongs to the address that was here before.")
+            raise ValidationError(dict.fromkeys(missing, words))
+        return {**stored, **given}
+
     def transport(self) -> Transport:
         """Ready to send. Raises ChannelError."""
         if not self.is_active:

@@ -53,9 +53,8 @@ class ChannelSerializer(serializers.ModelSerializer[Channel]):
         given = attrs.get("settings", {})
         if self.partial or "settings" not in attrs:
             given = {**channel.settings, **given}
-        given = {**channel.stored_secrets, **given}
         try:
-            attrs["settings"] = clean_settings(channel.kind, given)
+            attrs["settings"] = clean_settings(channel.kind, channel.with_stored_secrets(given))
         except ValidationError as exc:
             raise serializers.ValidationError({"settings": serializers.as_serializer_error(exc)}) from None
         return attrs

@@ -103,11 +103,13 @@ class Message:
 class Transport(ABC):
     """`settings`: a value for each name in `fields`, as clean() returned them.
 
+    `address`: which of the settings says where messages go; the channel's other secrets were entered for that place.
     `markup`: markdown or plain, what `Message.text` is made in. `per_minute`: how many messages the other side takes in
     any 60 seconds, 0 for no limit; such a channel gets one message at a time, and many that wait as one digest.
     """
 
     fields: ClassVar[tuple[Setting, ...]]
+    address: ClassVar[str] = ""
     markup: ClassVar[str] = "markdown"
     per_minute: ClassVar[int] = 0
     max_bytes: ClassVar[int] = 0  # of Message.text in UTF-8; 0 for no limit

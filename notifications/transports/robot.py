@@ -74,7 +74,7 @@ def shorten(text: str, limit: int, link: str = "") -> str:
 class WebTransport(Transport):
     """Posts to the URL in the setting `address`, which must be at one of `hosts` (None: anywhere that is public)."""
 
-    address: ClassVar[str] = "webhook_url"
+    address = "webhook_url"
     hosts: ClassVar[Sequence[str] | None] = None
 
     @property

@@ -39,8 +39,9 @@ class TestSources:
         )
         address = answer["Location"]
         assert shown(admin.get(address)) == made
-        assert shown(admin.patch(address, {"port": 3307}, format="json"))["port"] == 3307
         assert shown(admin.put(address, MYSQL | {"name": "renamed"}, format="json"))["name"] == "renamed"
+        moved = {"port": 3307, "password": "canary"}
+        assert shown(admin.patch(address, moved, format="json"))["port"] == 3307
         assert DataSource.objects.get().password == "canary"
         assert admin.delete(address).status_code == 204
         error_of(admin.get(address), 404)

@@ -1,6 +1,7 @@
 import getpass
 import os
 import sys
+from copy import copy
 from typing import Any
 
 from django.conf import settings
@@ -31,7 +32,11 @@ class Command(ExporterCommand):
         create.add_argument("--password-stdin", action="store_true", help="read the password from standard input")
         create.add_argument("--password-env", metavar="VAR", help="read the password from this environment variable")
         create.add_argument("--ssl-mode", default=SSLMode.PREFER, choices=SSLMode.values)
-        create.add_argument("--update", action="store_true", help="change the source when its name exists")
+        create.add_argument(
+            "--update",
+            action="store_true",
+            help="change the source when its name exists; an empty password keeps the stored one, for the same server and user",
+        )
         self.add_json(create)
         test = verbs.add_parser("test", help="connect and log in")
         test.add_argument("source", metavar="ID_OR_NAME")
@@ -61,6 +66,7 @@ class Command(ExporterCommand):
                     name=existing.name
                 )
             )
+        stored = copy(existing)
         source = existing or DataSource(name=options["name"])
         source.kind, source.host, source.database = options["kind"], options["host"], options["database"]
         source.port = int(port) if port.isdecimal() else None
@@ -68,6 +74,8 @@ class Command(ExporterCommand):
         if "password" in connectors.get(source.kind).fields:
             source.password = self._password(options)
         try:
+            if stored and not source.password:
+                source.keep_password_of(stored)
             source.full_clean()
         except ValidationError as exc:
             raise WrongUse(sentences(exc)) from None
