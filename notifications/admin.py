@@ -1,11 +1,14 @@
 """Channels, rules and deliveries in the admin."""
 
+from copy import copy
 from datetime import datetime
 from typing import Any
 
 from django.contrib import admin, messages
+from django.contrib.admin.actions import delete_selected
 from django.core.exceptions import PermissionDenied
-from django.db.models import QuerySet
+from django.db.models import Count, IntegerField, OuterRef, QuerySet, Subquery
+from django.db.models.functions import Coalesce
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.urls import reverse
@@ -20,13 +23,16 @@ from unfold.decorators import action, display
 from exporter_site.access import audit
 from exporter_site.access.scope import ALL_SOURCES
 from exporter_site.modeladmin import LogAdmin, LogInline, ScopedAdmin, SubmitActionsAdmin
-from notifications import reasons, sender
-from notifications.forms import PREFIX, RuleForm, channel_form
-from notifications.messages import LINK_MARK, Event
+from exporter_site.redact import redact, remember_secret
+from exporter_site.trial import Trial, TrialAdmin, faults
+from notifications import reasons, sender, usage
+from notifications.delivery_filters import OutcomeFilter
+from notifications.forms import PREFIX, REMOVE, RuleForm, channel_form, removable
+from notifications.messages import LINK_MARK, Event, event_words
 from notifications.models import Channel, Delivery, NotificationRule
 from notifications.states import DeliveryStatus
 from notifications.transports import transports
-from notifications.transports.base import ROBOT, Verdict
+from notifications.transports.base import ROBOT, Answer, Verdict
 
 COLOURS = {
     DeliveryStatus.PENDING.value: "info",
@@ -50,17 +56,21 @@ def verdict_words(verdict: str) -> str:
 
 
 @admin.register(Channel)
-class ChannelAdmin(SubmitActionsAdmin):
-    list_display = ("name", "kind_shown", "active_shown", "updated_at")
+class ChannelAdmin(TrialAdmin, SubmitActionsAdmin):
+    trial_seconds = 90  # a mail server may take one, and each recipient has an answer
+    list_before_template = "admin/notifications/channel/empty_list.html"
+    list_display = ("name", "kind_shown", "active_shown", "rules_shown", "updated_at")
     list_filter = ("kind", "is_active")
     search_fields = ("name",)
-    actions = ("send_tests",)
+    actions = ("send_tests", "delete_selected")
     actions_submit_line = ("save_and_test",)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Channel]:
         Channel.objects.of_config()  # The robot of config.yaml is seen before it is first used.
         queryset: QuerySet[Channel] = super().get_queryset(request)
-        return queryset.filter(task=None, user=None)
+        rules = NotificationRule.objects.for_user(request.user).filter(channel=OuterRef("pk")).order_by()
+        count = Subquery(rules.values("channel").annotate(count=Count("pk")).values("count"), IntegerField())
+        return queryset.filter(task=None, user=None).annotate(rules_count=Coalesce(count, 0))
 
     def add_view(self, request: HttpRequest, form_url: str = "", extra_context: Any = None) -> HttpResponse:
         """First the kind, then the form with the settings of that kind."""
@@ -87,7 +97,10 @@ class ChannelAdmin(SubmitActionsAdmin):
 
     def get_fieldsets(self, request: HttpRequest, obj: Channel | None = None) -> Any:
         kind = self._kind(request, obj)
-        names = [PREFIX + setting.name for setting in transports.get(kind).fields] if kind in transports else []
+        names: list[str] = []
+        kept = removable(obj) if obj is not None and self.has_change_permission(request, obj) else []
+        for setting in transports.get(kind).fields if kind in transports else ():
+            names += [PREFIX + setting.name, *[REMOVE + setting.name] * (setting.name in kept)]
         if obj is not None and obj.config_managed:
             return [(None, {"fields": ("name", "kind_shown", "is_active")})]
         return [(None, {"fields": ("name", "is_active")}), (transports.label(kind), {"fields": names})]
@@ -104,6 +117,36 @@ class ChannelAdmin(SubmitActionsAdmin):
         if obj is not None and obj.config_managed:
             return False
         return bool(super().has_delete_permission(request, obj))
+
+    def changeform_view(
+        self,
+        request: HttpRequest,
+        object_id: str | None = None,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> Any:
+        context = dict(extra_context or {})
+        channel = self.get_object(request, object_id) if object_id else None
+        if channel is not None:
+            context["usage"] = usage.usage_of(channel, request.user)
+            context["may_add_rule"] = request.user.has_perm("notifications.add_notificationrule")
+        return super().changeform_view(request, object_id, form_url, context)
+
+    def delete_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> Any:
+        channel = self.get_object(request, object_id)
+        lost = usage.lost_with(channel) if channel is not None else []
+        return super().delete_view(request, object_id, {**(extra_context or {}), "lost": lost})
+
+    @action(description=delete_selected.short_description, permissions=["delete"])
+    def delete_selected(self, request: HttpRequest, queryset: QuerySet[Channel]) -> Any:
+        page = delete_selected(self, request, queryset)
+        if page is not None:
+            page.context_data["lost"] = [sentence for channel in queryset for sentence in usage.lost_with(channel)]
+        return page
+
+    @display(description=_("rules"), ordering="rules_count")
+    def rules_shown(self, channel: Channel) -> int:
+        return getattr(channel, "rules_count", 0)
 
     @display(description=_("kind"), ordering="kind")
     def kind_shown(self, channel: Channel) -> str:
@@ -135,8 +178,47 @@ class ChannelAdmin(SubmitActionsAdmin):
                     request, _t("“{name}”{whom}: the test message was sent.").format(name=channel, whom=whom)
                 )
             else:
-                words = f"{reasons.sentence(answer.reason)} {reasons.remedy(answer.reason)} {answer.text}".strip()
-                messages.error(request, f"{channel}{whom}: {words}")
+                messages.error(request, f"{channel}{whom}: {answer_words(answer)}")
+
+    def may_try(self, request: HttpRequest, obj: Channel | None) -> bool:
+        if obj is not None:
+            return request.user.has_perm("notifications.change_channel")
+        return request.GET.get("kind", "") in transports and self.has_add_permission(request)
+
+    def try_out(self, request: HttpRequest, obj: Channel | None) -> Trial:
+        if obj is not None and not self.has_change_permission(request, obj):
+            audit.record(audit.Action.TEST, obj)
+            return _tried(obj)
+        stored = copy(obj)
+        form = self.get_form(request, obj, change=obj is not None)(request.POST, instance=obj)
+        if wrong := faults(form, [name for name in form.fields if name.startswith(PREFIX)]):
+            return wrong
+        channel: Channel = form.instance
+        for secret in channel.stored_secrets.values():
+            remember_secret(secret)
+        note = _t("Values that are not saved: {values}").format(values=transports.label(channel.kind))
+        audit.record(audit.Action.TEST, stored, note=note)
+        return _tried(channel)
+
+
+def answer_words(answer: Answer) -> str:
+    """Why it was not taken, what to do about it, and the other side's own words."""
+    return f"{reasons.sentence(answer.reason)} {reasons.remedy(answer.reason)} {answer.text}".strip()
+
+
+def _tried(channel: Channel) -> Trial:
+    """Send the test message; a line for each recipient."""
+    answers = sender.send_test(channel)
+    taken = [name for name, answer in answers.items() if answer.verdict == Verdict.ACCEPTED]
+    lines = []
+    for name, answer in answers.items():
+        words = _t("The test message was sent.") if answer.verdict == Verdict.ACCEPTED else answer_words(answer)
+        lines.append(redact(words if name in ("", ROBOT) else f"{name}: {words}"))
+    if len(taken) == len(answers):
+        return Trial("good", _t("The test message was taken."), tuple(lines))
+    if taken:
+        return Trial("warn", _t("Some recipients did not take the test message."), tuple(lines))
+    return Trial("bad", _t("The test message was not taken."), tuple(lines))
 
 
 @admin.register(NotificationRule)
@@ -144,6 +226,7 @@ class NotificationRuleAdmin(ScopedAdmin, ModelAdmin):  # type: ignore[misc]
     form = RuleForm
     list_display = ("channel", "task_shown", "events_shown")
     list_select_related = ("channel", "task")
+    list_filter = (("channel", admin.RelatedOnlyFieldListFilter),)
     fields = ("task", "channel", "events", "template")
     autocomplete_fields = ("task",)
 
@@ -162,14 +245,11 @@ class NotificationRuleAdmin(ScopedAdmin, ModelAdmin):  # type: ignore[misc]
         return event_words(rule.events) or _t("none")
 
 
-def event_words(events: list[str]) -> str:
-    return ", ".join(str(Event(event).label) for event in events if event in Event)
-
-
 @admin.register(Delivery)
 class DeliveryAdmin(ScopedAdmin, LogAdmin):
     list_display = ("id", "task_shown", "event_shown", "channel_name", "state", "recipients_short", "next_shown")
-    list_filter = ("status", "event", "possibly_duplicate")
+    list_filter = (OutcomeFilter, "status", "event", "possibly_duplicate")
+    list_before_template = "admin/notifications/delivery/empty_list.html"
     search_fields = ("channel_name", "execution__task_name")
     list_select_related = ("execution",)
     show_full_result_count = False

@@ -5,6 +5,7 @@ from typing import Any
 from django import forms
 from django.core.exceptions import ValidationError
 from django.utils.text import format_lazy
+from django.utils.translation import gettext as _t
 from django.utils.translation import gettext_lazy as _
 from unfold.widgets import (
     UnfoldAdminPasswordWidget,
@@ -20,6 +21,7 @@ from notifications.transports import transports
 from notifications.transports.base import Setting
 
 PREFIX = "setting_"
+REMOVE = "remove_"  # before the name of a setting: its stored secret shall go
 
 
 class SecretFormField(forms.CharField):
@@ -65,22 +67,42 @@ class ChannelForm(forms.ModelForm):  # type: ignore[type-arg]
                 value = self.instance.settings.get(setting.name, setting.empty)
                 shown = ", ".join(value) if isinstance(value, list) else value
                 self.fields[PREFIX + setting.name].initial = shown
+        for name in removable(self.instance):
+            self.fields[REMOVE + name] = forms.BooleanField(
+                label=_t("Remove “{name}”").format(name=_label(self.kind, name)),
+                required=False,
+                widget=UnfoldBooleanSwitchWidget,
+                help_text=_("The stored one is forgotten when this is saved."),
+            )
         if "name" in self.fields:
             self.fields["name"].required = True
 
     def clean(self) -> dict[str, Any] | None:
         cleaned = super().clean()
-        secrets = self.instance.stored_secrets
         values: dict[str, Any] = {}
         for setting in transports.get(self.kind).fields:
             value = self.cleaned_data.get(PREFIX + setting.name, setting.empty)
-            values[setting.name] = value or secrets.get(setting.name, "") if setting.kind == "secret" else value
+            if value or setting.kind != "secret" or self.cleaned_data.get(REMOVE + setting.name):
+                values[setting.name] = value  # a secret that is left out is the stored one
         try:
+            values = self.instance.with_stored_secrets(values)
             self.instance.set_settings(clean_settings(self.kind, values))
         except ValidationError as exc:
             for name, words in exc.message_dict.items():
                 self.add_error(PREFIX + name, words)
         return cleaned
+
+
+def removable(channel: Channel) -> list[str]:
+    """The stored secrets that the channel can do without."""
+    stored = channel.stored_secrets if channel.pk else {}
+    return [
+        setting.name for setting in channel.transport_class.fields if setting.name in stored and not setting.required
+    ]
+
+
+def _label(kind: str, name: str) -> str:
+    return next(str(setting.label) for setting in transports.get(kind).fields if setting.name == name)
 
 
 def channel_form(kind: str) -> type[ChannelForm]:

@@ -56,6 +56,10 @@ class Event(models.TextChoices):
     UNDELIVERED = "undelivered", _("a message was not delivered")
 
 
+def event_words(events: Sequence[str]) -> str:
+    return ", ".join(str(Event(event).label) for event in events if event in Event)
+
+
 # What rules may ask for; a warning that a message did not arrive finds its own way.
 ANNOUNCED = [(event.value, event.label) for event in Event if event != Event.UNDELIVERED]
 

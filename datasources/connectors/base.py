@@ -186,13 +186,15 @@ class Connector(ABC):
 
     Leaving the block early (an error, a full disk, a limit) ends the query on the server; it is never read to its
     end. `fields` are the DataSource fields that matter for this kind; the form and the API show no others. `place` is
-    the one of them that says where the data is.
+    the one of them that says where the data is. `read_only_account`: the statements that make an account for us, to be
+    shown to people; a {user} or {database} stands between the quotes that it needs.
     """
 
     dialect: ClassVar[Dialect]
     default_port: ClassVar[int] = 0
     fields: ClassVar[tuple[str, ...]] = ("host", "port", "database", "username", "password", "charset", "ssl_mode")
     place: ClassVar[str] = "host"
+    read_only_account: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, params: ConnectionParams) -> None:
         self.params = params

@@ -90,6 +90,10 @@ _CONVERTERS: dict[int, Any] = dict.fromkeys(_BYTES, ((FLAG.BINARY, hexadecimal),
 class MySQL(Connector):
     dialect = MYSQL
     default_port = 3306
+    read_only_account = (
+        "CREATE USER '{user}'@'%' IDENTIFIED BY '********';",
+        "GRANT SELECT, SHOW VIEW ON `{database}`.* TO '{user}'@'%';",
+    )
     # Whether a session setting that the server refuses is an error. AnalyticDB knows only some of them.
     strict_session: ClassVar[bool] = True
 

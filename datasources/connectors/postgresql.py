@@ -105,6 +105,10 @@ class PostgreSQL(Connector):
     dialect = POSTGRESQL
     default_port = 5432
     fields = ("host", "port", "database", "username", "password", "ssl_mode")
+    read_only_account = (
+        """CREATE ROLE "{user}" LOGIN PASSWORD '********'; GRANT CONNECT ON DATABASE "{database}" TO "{user}";""",
+        'GRANT USAGE ON SCHEMA public TO "{user}"; GRANT SELECT ON ALL TABLES IN SCHEMA public TO "{user}";',
+    )
 
     _conn: psycopg.Connection[Any] | None = None
     _unfinished = False

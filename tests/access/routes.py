@@ -44,8 +44,13 @@ admin:access_{apikey,auditevent}_change                  | GET       | login 403
 admin:access_{apikey,auditevent}_change                  | POST      | login 403 403 403 403  # never changed
 admin:access_{apikey,auditevent}_delete admin:access_auditevent_add \
 admin:notifications_delivery_{add,delete} admin:tasks_{download,execution,schedulerprocess}_{add,delete} \
-admin:tasks_pause_{add,delete} admin:datasources_datasource_delete \
-                                                         | GET POST  | login 403 403 403 403  # the source is in use
+admin:tasks_pause_{add,delete}                           | GET POST  | login 403 403 403 403
+admin:datasources_datasource_delete                      | GET POST  | login 403 403 403 200  # in use: the page says so
+admin:{datasources_datasource,notifications_channel}_try{,_new} \
+                                                         | GET       | login 405 405 405 405
+admin:{datasources_datasource,notifications_channel}_try_new admin:notifications_channel_try \
+                                                         | POST      | login 403 403 403 200
+admin:datasources_datasource_try                         | POST      | login 403 200 200 200      | 404
 
 admin:tasks_{exporttask,execution}_changelist admin:notifications_delivery_changelist \
 admin:tasks_{schedulerprocess,pause}_{changelist,history} \

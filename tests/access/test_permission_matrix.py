@@ -101,7 +101,7 @@ def address(route: str, pattern: str, world: World) -> str:
     path = re.sub(r"\(\?P<(\w+)>[^()]*(?:\([^()]*\))*[^()]*\)", lambda match: known[match[1]], pattern)
     number = str(_row(route, pattern, world).pk)
     path = re.sub(r"<(?:\w+:)?(\w+)>", lambda match: known.get(match[1], number), path)
-    kind = "?kind=webhook" if route == "admin:notifications_channel_add" else ""
+    kind = "?kind=webhook" if re.fullmatch("admin:notifications_channel_(add|try_new)", route) else ""
     return "/" + path.replace("^", "").replace("$", "") + kind
 
 
