@@ -75,12 +75,13 @@ def why_not_deleted(source: DataSource, user: Any) -> str | SafeString:
     if not count:
         return ""
     names = source.tasks.order_by("name").values_list("name", flat=True)[:NAMED] if user.has_perm(SEE_TASKS) else ()
-    words = ngettext("“{name}”: {count} task reads from it", "“{name}”: {count} tasks read from it", count)
-    sentence = words.format(name=source.name, count=count)
-    if names:
-        sentence += f" ({', '.join(names)}{', …' if count > len(names) else ''})"
+    words = ngettext(
+        "“{name}”: {count} task reads from it ({names}).", "“{name}”: {count} tasks read from it ({names}).", count
+    )
+    named = ", ".join(names) + (", …" if count > len(names) else "") if names else "…"
     remedy = _(
         "Choose another data source for them, or delete them first. If nothing shall be read from it any more, it is enough to switch the source off."
     )
     link = format_html('<a class="underline" href="{}">{}</a>', tasks_url(source), _("Show these tasks"))
-    return format_html("{}. {} {}", sentence, remedy, link if names else "")
+    sentence = words.format(name=source.name, count=count, names=named)
+    return format_html("{} {} {}", sentence, remedy, link if names else "")

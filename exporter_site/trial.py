@@ -49,7 +49,7 @@ class TrialAdmin:
     def try_out(self, request: HttpRequest, obj: Any) -> Trial:
         """Try what the form in request.POST says of `obj`, which is not saved. Puts it on record."""
 
-    def get_urls(self) -> list[Any]:
+    def get_urls(self) -> Any:
         view = self.admin_site.admin_view(require_POST(self._try_view))  # type: ignore[attr-defined]  # of every model admin
         name = self._trial_name
         own = [path("try/", view, name=f"{name}_new"), path("<int:object_id>/try/", view, name=name)]

@@ -137,10 +137,10 @@ class ChannelAdmin(TrialAdmin, SubmitActionsAdmin):
         lost = usage.lost_with(channel) if channel is not None else []
         return super().delete_view(request, object_id, {**(extra_context or {}), "lost": lost})
 
-    @action(description=delete_selected.short_description, permissions=["delete"])
+    @action(description=_("Delete selected %(verbose_name_plural)s"), permissions=["delete"])
     def delete_selected(self, request: HttpRequest, queryset: QuerySet[Channel]) -> Any:
         page = delete_selected(self, request, queryset)
-        if page is not None:
+        if page is not None and page.context_data is not None:
             page.context_data["lost"] = [sentence for channel in queryset for sentence in usage.lost_with(channel)]
         return page
 

@@ -184,7 +184,7 @@ def test_what_is_wrong_is_shown_at_its_field_and_goes_when_it_is_mended(page: Pa
 
 def test_while_it_runs_the_page_says_so_and_it_ends_in_time(page: Page, site: str) -> None:
     waiting: list[Route] = []
-    page.route("**/try/**", waiting.append)  # and no answer comes
+    page.route("**/try/**", lambda route: waiting.append(route))  # and no answer comes
     page.route("**/change/", impatient)
     page.goto(f"{site}/{SOURCES}/1/change/")
     button = page.get_by_role("button", name="Test connection", exact=True)
@@ -196,6 +196,7 @@ def test_while_it_runs_the_page_says_so_and_it_ends_in_time(page: Page, site: st
     button.click()
     page.get_by_text("The connection works.").wait_for()
     assert len(waiting) == 1
+    waiting[0].abort()
 
 
 def impatient(route: Route) -> None:
