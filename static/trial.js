@@ -7,7 +7,6 @@
   if (!form) return;
   const button = panel.querySelector("button");
   const result = panel.querySelector(".exporter-trial-result");
-  const seconds = Number(panel.dataset.seconds);
   const marks = { good: "✓ ", warn: "⚠ ", bad: "✗ " };
 
   function show({ state, title, lines = [], fields = {} }) {
@@ -42,7 +41,7 @@
     }
   }
 
-  const failure = (name) => ({ state: "bad", title: panel.dataset[name].replace("{seconds}", seconds) });
+  const failure = (name) => ({ state: "bad", title: panel.dataset[name].replace("{seconds}", panel.dataset.seconds) });
 
   async function outcome(signal) {
     try {
@@ -71,7 +70,7 @@
     panel.parentElement.querySelector(".exporter-last")?.remove(); // there is a newer one soon
     tick();
     const ticking = setInterval(tick, 1000);
-    const ending = setTimeout(() => limit.abort(), seconds * 1000);
+    const ending = setTimeout(() => limit.abort(), Number(panel.dataset.seconds) * 1000);
     const found = await outcome(limit.signal);
     clearInterval(ticking);
     clearTimeout(ending);
