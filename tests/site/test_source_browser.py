@@ -99,6 +99,7 @@ SILENCE = """
 document.querySelector("[data-trial]").dataset.seconds = "2";
 window.realFetch = window.fetch;
 window.fetch = (url, { signal }) => new Promise((_, reject) => signal.addEventListener("abort", () => reject(signal.reason)));
+0
 """
 SOURCES = "admin/datasources/datasource"
 FIELDS = ("host", "port", "database", "username", "password", "ssl_mode", "charset")
@@ -197,7 +198,7 @@ def test_while_it_runs_the_page_says_so_and_it_ends_in_time(page: Page, site: st
     assert button.is_disabled()
     page.get_by_text("No answer after 2 seconds.").wait_for()
     assert button.is_enabled()
-    page.evaluate("window.fetch = window.realFetch")
+    page.evaluate("window.fetch = window.realFetch; 0")
     page.evaluate("document.querySelector('[data-trial]').dataset.seconds = '60'")
     button.click()
     page.get_by_text("The connection works.").wait_for()
