@@ -12,7 +12,7 @@ from django.utils.translation import gettext as _
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
-from datasources.sqltext import Dialect, Kind, SQLTextError, Token, line_of, strip_end, tokens
+from datasources.sqltext import Dialect, Kind, SQLFault, SQLTextError, Token, line_of, strip_end, tokens
 
 MAX_SQL_LENGTH = 200_000  # characters; the parser is slow beyond, and nobody writes such a query by hand
 
@@ -69,7 +69,7 @@ _FORBIDDEN_FUNCTIONS = re.compile(f"{_OF_POSTGRESQL} | {_OF_OTHERS}", re.IGNOREC
 _FORBIDDEN_ATTRIBUTES = re.compile(_OF_POSTGRESQL, re.IGNORECASE | re.VERBOSE)
 
 
-class UnsafeSQL(ValueError):
+class UnsafeSQL(SQLFault):
     """The SQL is not one plain reading query; the text says why and how to mend it."""
 
 
@@ -82,7 +82,7 @@ def check(sql: str, dialect: Dialect) -> None:
     try:
         found = list(tokens(strip_end(sql), dialect))
     except SQLTextError as exc:
-        raise UnsafeSQL(str(exc)) from None
+        raise UnsafeSQL(str(exc), exc.line) from None
     _check_tokens(sql, found, dialect)
     _check_tree(_plain_text(found), dialect)
 
@@ -95,25 +95,29 @@ def _check_tokens(sql: str, found: list[Token], dialect: Dialect) -> None:
             raise UnsafeSQL(
                 _("Line {line}: MySQL would execute the inside of this /*! comment. Remove the comment.").format(
                     line=line
-                )
+                ),
+                line,
             )
         if token.kind is Kind.OTHER and token.text == ";":
             raise UnsafeSQL(
                 _(
                     "Line {line}: there is more than one statement. Keep one SELECT; a semicolon may only stand at the end."
-                ).format(line=line)
+                ).format(line=line),
+                line,
             )
         if token.kind is Kind.WORD and token.text.upper() in _NEVER:
             raise UnsafeSQL(
                 _("Line {line}: {word} would write. A task only reads: remove it.").format(
                     line=line, word=token.text.upper()
-                )
+                ),
+                line,
             )
         if dialect.dollar_quotes and token.kind is Kind.WORD and re.fullmatch(r"\$\d+", token.text):
             raise UnsafeSQL(
                 _("Line {line}: {word} has no value. Use {{{{ ds }}}} and {{{{ params.name }}}} for values.").format(
                     line=line, word=token.text
-                )
+                ),
+                line,
             )
     if dialect.dollar_quotes:
         _check_escaped_names(sql, found)
@@ -132,7 +136,8 @@ def _check_escaped_names(sql: str, found: list[Token]) -> None:
             raise UnsafeSQL(
                 _("Line {line}: a name written with U& escapes can't be checked. Write its characters.").format(
                     line=line_of(sql, prefix.start)
-                )
+                ),
+                line_of(sql, prefix.start),
             )
 
 
@@ -144,14 +149,19 @@ def _plain_text(found: list[Token]) -> str:
     pieces = []
     for token in found:
         if token.kind is Kind.COMMENT:
-            pieces.append(" ")
+            pieces.append(" " + _line_breaks(token.text))
         elif token.kind is Kind.NAME:
-            pieces.append("'2000-01-01'")
+            pieces.append("'2000-01-01'" + _line_breaks(token.text))
         elif token.kind is Kind.TEXT:
             pieces.append(_plain_literal(token.text))
         else:
             pieces.append(token.text)
     return "".join(pieces)
+
+
+def _line_breaks(text: str) -> str:
+    """Those of `text`: the parser counts lines."""
+    return "\n" * text.count("\n")
 
 
 def _plain_literal(text: str) -> str:
@@ -164,7 +174,9 @@ def _check_tree(sql: str, dialect: Dialect) -> None:
     try:
         statements = [tree for tree in sqlglot.parse(sql, dialect=dialect.sqlglot) if tree is not None]
     except (SqlglotError, RecursionError, ValueError) as exc:
-        raise UnsafeSQL(_("The SQL can't be understood: {error}").format(error=_parser_message(exc))) from None
+        raise UnsafeSQL(
+            _("The SQL can't be understood: {error}").format(error=_parser_message(exc)), _parser_line(exc)
+        ) from None
     if len(statements) != 1:
         raise UnsafeSQL(_("There is more than one statement. Keep one SELECT."))
     tree = statements[0]
@@ -199,6 +211,11 @@ def _forbidden_name(node: exp.Expr, dialect: Dialect) -> str:
     else:
         return ""
     return name if _FORBIDDEN_ATTRIBUTES.fullmatch(name) else ""
+
+
+def _parser_line(exc: Exception) -> int | None:
+    errors = getattr(exc, "errors", None)
+    return errors[0].get("line") if errors else None
 
 
 def _parser_message(exc: Exception) -> str:

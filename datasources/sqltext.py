@@ -12,7 +12,15 @@ from enum import Enum
 from django.utils.translation import gettext as _
 
 
-class SQLTextError(ValueError):
+class SQLFault(ValueError):
+    """What is wrong with a text of SQL. `line`, counted from 1, is where; None when nobody can say."""
+
+    def __init__(self, message: str, line: int | None = None) -> None:
+        super().__init__(message)
+        self.line = line
+
+
+class SQLTextError(SQLFault):
     """The SQL can't be read with certainty; the text says what is wrong and in which line."""
 
 
@@ -89,7 +97,8 @@ def tokens(sql: str, dialect: Dialect) -> Iterator[Token]:
                 raise SQLTextError(
                     _("Line {line}: a text right behind an E'…' would be its continuation. Join them with ||.").format(
                         line=line_of(sql, position)
-                    )
+                    ),
+                    line_of(sql, position),
                 )
             escaped = kind is Kind.TEXT and dialect.dollar_quotes and word.upper() == "E"
         word = token.text if kind is Kind.WORD else ""
@@ -104,7 +113,7 @@ def _next(sql: str, at: int, dialect: Dialect, word_before: str) -> tuple[Kind, 
     if pair == "{{":
         if match := _NAME.match(sql, at):
             return Kind.NAME, match.end()
-        raise SQLTextError(_("Line {line}: `{{{{` without `}}}}`.").format(line=line_of(sql, at)))
+        raise SQLTextError(_("Line {line}: `{{{{` without `}}}}`.").format(line=line_of(sql, at)), line_of(sql, at))
     if pair == "--":
         following = sql[at + 2 : at + 3]
         if not dialect.dash_comment_needs_space or not following or following in _BLANKS:
@@ -112,7 +121,8 @@ def _next(sql: str, at: int, dialect: Dialect, word_before: str) -> tuple[Kind, 
         raise SQLTextError(
             _(
                 "Line {line}: MySQL reads `--` as a comment only when a space follows. Write `-- ` for a comment, `- -` for arithmetic."
-            ).format(line=line_of(sql, at))
+            ).format(line=line_of(sql, at)),
+            line_of(sql, at),
         )
     if char == "#" and dialect.hash_comments:
         return Kind.COMMENT, _end_of_line(sql, at, dialect)
@@ -176,7 +186,8 @@ def _end_of_quoted(sql: str, at: int, quote: str, *, backslash: bool) -> int:
 
 def _unfinished(sql: str, at: int, opening: str) -> SQLTextError:
     return SQLTextError(
-        _("Line {line}: what begins with {opening} is never closed.").format(line=line_of(sql, at), opening=opening)
+        _("Line {line}: what begins with {opening} is never closed.").format(line=line_of(sql, at), opening=opening),
+        line_of(sql, at),
     )
 
 

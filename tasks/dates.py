@@ -14,10 +14,10 @@ from zoneinfo import ZoneInfo
 from django.utils.translation import gettext as _
 
 from datasources.connectors.base import BoundValue, Query
-from datasources.sqltext import Dialect, Kind, SQLTextError, Token, line_of, strip_end, tokens
+from datasources.sqltext import Dialect, Kind, SQLFault, SQLTextError, Token, line_of, strip_end, tokens
 
 
-class UnknownName(ValueError):
+class UnknownName(SQLFault):
     """A `{{ … }}` name can't be used; the text says which, and the nearest known one."""
 
 
@@ -99,6 +99,11 @@ def _parse(expression: str) -> re.Match[str]:
     )
 
 
+def values_of(planned: datetime) -> dict[str, str]:
+    """Every name with its value; `planned` is in the task's zone."""
+    return {name: str(value(name, planned, {})) for name in NAMES}
+
+
 def fill_text(template: str, planned: datetime, params: Mapping[str, BoundValue], extra: Mapping[str, str]) -> str:
     """A file name template with its names filled. `extra` are names that only file names know (task, time)."""
 
@@ -126,7 +131,7 @@ def bind(sql: str, dialect: Dialect, planned: datetime, params: Mapping[str, Bou
         if isinstance(piece, str):
             parts[-1] += piece
             continue
-        values.append(_literal_value(piece, dialect, lambda text: value(text, planned, params)))
+        values.append(_value_of(piece, sql, dialect, lambda text: value(text, planned, params)))
         parts.append("")
     return Query(tuple(parts), tuple(values))
 
@@ -143,7 +148,7 @@ def check_sql(sql: str, dialect: Dialect) -> list[str]:
 
     for piece in _pieces(sql, dialect):
         if not isinstance(piece, str):
-            _literal_value(piece, dialect, note)
+            _value_of(piece, sql, dialect, note)
     return used
 
 
@@ -156,7 +161,8 @@ def _pieces(sql: str, dialect: Dialect) -> Iterator[str | Token]:
             raise SQLTextError(
                 _(
                     "Line {line}: {{{{ … }}}} is a value and can't be part of a column's or table's name. Put a blank between it and a word."
-                ).format(line=line_of(sql, token.start))
+                ).format(line=line_of(sql, token.start)),
+                line_of(sql, token.start),
             )
         adjacent = token.kind
         named = token.kind is Kind.NAME or (token.kind is Kind.TEXT and _BRACES.search(token.text))
@@ -164,17 +170,27 @@ def _pieces(sql: str, dialect: Dialect) -> Iterator[str | Token]:
             raise SQLTextError(
                 _("Line {line}: {{{{ … }}}} is a value and can't be part of a column's or table's name.").format(
                     line=line_of(sql, token.start)
-                )
+                ),
+                line_of(sql, token.start),
             )
         if named and before in _TYPED_LITERALS and not dialect.double_quote_is_text:
             raise SQLTextError(
                 _("Line {line}: write CAST({{{{ … }}}} AS {word}) instead of {word} '{{{{ … }}}}'.").format(
                     line=line_of(sql, token.start), word=before
-                )
+                ),
+                line_of(sql, token.start),
             )
         yield token if named else token.text
         if token.kind not in (Kind.SPACE, Kind.COMMENT):
             before = token.text.upper()
+
+
+def _value_of(token: Token, sql: str, dialect: Dialect, look_up: Callable[[str], BoundValue]) -> BoundValue:
+    try:
+        return _literal_value(token, dialect, look_up)
+    except SQLFault as exc:
+        exc.line = line_of(sql, token.start)
+        raise
 
 
 def _literal_value(token: Token, dialect: Dialect, look_up: Callable[[str], BoundValue]) -> BoundValue:

@@ -156,13 +156,28 @@ class ConnectionReport:
 class ConnectorError(Exception):
     """A source failed in a way that can be named. `reason` is a code of tasks/reasons.py, the text is for people.
 
-    `detail` is the server's own message; it may hold anything but our password (redacted where it is stored).
+    `detail` is the server's own message; it may hold anything but our password (redacted where it is stored). `line`
+    of the SQL, counted from 1, is what the server complains about, when it says so.
     """
 
-    def __init__(self, reason: str, message: str, detail: str = "") -> None:
+    def __init__(self, reason: str, message: str, detail: str = "", line: int | None = None) -> None:
         super().__init__(message)
         self.reason = reason
         self.detail = detail
+        self.line = line
+
+
+@dataclass(frozen=True, slots=True)
+class TableColumn:
+    """A column of a table or view, for completion. `schema` is "" where the table's name alone is enough.
+
+    The names are ready for SQL: in quotes where they need them.
+    """
+
+    schema: str
+    table: str
+    name: str
+    server_type: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +210,8 @@ class Connector(ABC):
     fields: ClassVar[tuple[str, ...]] = ("host", "port", "database", "username", "password", "charset", "ssl_mode")
     place: ClassVar[str] = "host"
     read_only_account: ClassVar[tuple[str, ...]] = ()
+    # Schema, table, column and type of what the account may read, in the order of its worth, with LIMIT {}.
+    catalogue_sql: ClassVar[str] = ""
 
     def __init__(self, params: ConnectionParams) -> None:
         self.params = params
@@ -238,6 +255,17 @@ class Connector(ABC):
 
         The caller has passed the SQL through safety.check(). Raises ConnectorError.
         """
+
+    @abstractmethod
+    def check(self, query: Query) -> None:
+        """Let the database look at `query` without running it. Raises ConnectorError when it refuses it."""
+
+    def table_columns(self, limit: int) -> list[TableColumn]:
+        """The columns that the account may read, by table in their order; `limit` of them at most. Ends the result
+        of stream(). Raises ConnectorError."""
+        result = self.stream(Query((self.catalogue_sql.format(limit),)), max_rows=limit)
+        rows = [row for batch in result.batches for row in zip(*batch.columns, strict=True)]
+        return [TableColumn(*((cell or b"").decode("utf-8", "replace") for cell in row)) for row in rows]
 
     @abstractmethod
     def backend_id(self) -> str:

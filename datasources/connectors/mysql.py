@@ -22,10 +22,12 @@ from datasources.connectors.base import (
     Query,
     Result,
     Row,
+    TableColumn,
     batches_of,
     resolve_host,
     shut_down,
 )
+from datasources.quoting import quoted
 from datasources.sqltext import MYSQL
 
 SSL_MODES = {
@@ -67,6 +69,15 @@ _TIMES = {
 _TYPE_NAMES = {number: name.lower() for name, number in vars(FIELD_TYPE).items() if name.isupper()}
 _WIDTH_OF_TIME = {FIELD_TYPE.TIME: 10, FIELD_TYPE.DATETIME: 19, FIELD_TYPE.TIMESTAMP: 19}
 _PROCESS = "SELECT INFO FROM information_schema.PROCESSLIST WHERE ID = {:d}"
+_AT_LINE = re.compile(r"\bat line (\d+)$")
+# The column's own type may be long: all values of an ENUM.
+_CATALOGUE = """
+    SELECT '', TABLE_NAME, COLUMN_NAME, LEFT(COLUMN_TYPE, 60)
+    FROM information_schema.COLUMNS
+    WHERE TABLE_SCHEMA = DATABASE()
+    ORDER BY TABLE_NAME, ORDINAL_POSITION
+    LIMIT {}
+"""
 _WRITE_GRANT = re.compile(
     r"\b(ALL PRIVILEGES|INSERT|UPDATE|DELETE|CREATE|DROP|ALTER|TRIGGER|FILE|SUPER|GRANT OPTION|RELOAD|SHUTDOWN)\b"
 )
@@ -94,6 +105,7 @@ class MySQL(Connector):
         "CREATE USER '{user}'@'%' IDENTIFIED BY '********';",
         "GRANT SELECT, SHOW VIEW ON `{database}`.* TO '{user}'@'%';",
     )
+    catalogue_sql = _CATALOGUE
     # Whether a session setting that the server refuses is an error. AnalyticDB knows only some of them.
     strict_session: ClassVar[bool] = True
 
@@ -278,6 +290,14 @@ class MySQL(Connector):
         columns = _columns(result, CODECS.get(self._charset, "utf-8"))
         return Result(columns, self._batches(result, columns, max_rows))
 
+    def check(self, query: Query) -> None:
+        with self.errors_explained():
+            self._conn.query(b"EXPLAIN " + self._statement(query))
+            self._conn.store_result()
+
+    def table_columns(self, limit: int) -> list[TableColumn]:
+        return [quoted(column, "`") for column in super().table_columns(limit)]
+
     def _statement(self, query: Query) -> bytes:
         # mysqlclient has no server-side binding: each value becomes a literal through the connection's own escaping,
         # and is put in place by position, so that neither a % nor a ? in the SQL can be mistaken for one.
@@ -414,6 +434,7 @@ class MySQL(Connector):
             "sql_error",
             _("MySQL refused the SQL: {message} (error {code})").format(message=message, code=code),
             message,
+            int(found[1]) if (found := _AT_LINE.search(message)) else None,
         )
 
 

@@ -83,6 +83,19 @@ _MAY_WRITE = """
           AND has_table_privilege(c.oid, 'INSERT, UPDATE, DELETE, TRUNCATE'))
     FROM pg_roles WHERE rolname = current_user
 """
+# The server quotes its names itself.
+_CATALOGUE = """
+    SELECT CASE WHEN pg_table_is_visible(c.oid) THEN '' ELSE quote_ident(n.nspname) END,
+        quote_ident(c.relname), quote_ident(a.attname), format_type(a.atttypid, a.atttypmod)
+    FROM pg_class c
+    JOIN pg_namespace n ON n.oid = c.relnamespace
+    JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+    WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f')
+        AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_(toast|temp)'
+        AND has_schema_privilege(n.oid, 'USAGE') AND has_column_privilege(c.oid, a.attnum, 'SELECT')
+    ORDER BY pg_table_is_visible(c.oid) DESC, n.nspname, c.relname, a.attnum
+    LIMIT {}
+"""
 
 
 class _UndecodedCells(AdaptersMap):
@@ -109,7 +122,9 @@ class PostgreSQL(Connector):
         """CREATE ROLE "{user}" LOGIN PASSWORD '********'; GRANT CONNECT ON DATABASE "{database}" TO "{user}";""",
         'GRANT USAGE ON SCHEMA public TO "{user}"; GRANT SELECT ON ALL TABLES IN SCHEMA public TO "{user}";',
     )
+    catalogue_sql = _CATALOGUE
 
+    _sent = ""  # the statement that an error's position counts in
     _conn: psycopg.Connection[Any] | None = None
     _unfinished = False
 
@@ -174,17 +189,25 @@ class PostgreSQL(Connector):
             )
 
     def stream(self, query: Query, max_rows: int) -> Result:
-        statement = f"/* {self.params.label} */ " + query.text(lambda number: f" ${number} ")
-        values = [None if value is None else str(value) for value in query.values]
-        with self.errors_explained():
-            self._check_structure(statement, values)
-            columns = self._describe(statement)
+        statement, values = self._statement(query), _texts(query)
+        columns = self._prepared(statement, values)
         self._unfinished = True
         return Result(columns, self._batches(statement, values, columns, BatchSizer(columns, max_rows)))
 
+    def check(self, query: Query) -> None:
+        self._prepared(self._statement(query), _texts(query))
+
+    def _statement(self, query: Query) -> str:
+        return f"/* {self.params.label} */ " + query.text(lambda number: f" ${number} ")
+
+    def _prepared(self, statement: str, values: list[str | None]) -> tuple[Column, ...]:
+        with self.errors_explained():
+            self._check_structure(statement, values)
+            return self._describe(statement)
+
     def _check_structure(self, statement: str, values: list[str | None]) -> None:
         # In the extended protocol: psycopg's cursors, when there are no values, would send it as a script.
-        declare = f"DECLARE exporter_check NO SCROLL CURSOR FOR {statement}"
+        declare = self._sent = f"DECLARE exporter_check NO SCROLL CURSOR FOR {statement}"
         self._open.pgconn.send_query_params(declare.encode(), _encoded(values))
         self._answer()
         self._open.execute("CLOSE exporter_check")
@@ -192,6 +215,7 @@ class PostgreSQL(Connector):
     def _describe(self, statement: str) -> tuple[Column, ...]:
         """The columns of `statement`, which is parsed and not run. What gives no rows is refused here."""
         pgconn = self._open.pgconn
+        self._sent = statement
         # Not prepare() and describe_prepared(): they hold Python's lock while the server is silent.
         pgconn.send_prepare(b"", statement.encode())
         self._answer()
@@ -328,6 +352,7 @@ class PostgreSQL(Connector):
             "sql_error",
             _("PostgreSQL refused the SQL: {message} (error {code})").format(message=message, code=state or "-"),
             message,
+            _line_of(exc, self._sent),
         )
 
     def _explain_connecting(self, message: str, state: str) -> ConnectorError:
@@ -359,6 +384,16 @@ class PostgreSQL(Connector):
             "Can't reach PostgreSQL at {place}. Check host and port, that the server runs, and that no firewall is between."
         )
         return ConnectorError("connection_failed", text.format(place=place), message)
+
+
+def _line_of(exc: psycopg.Error, statement: str) -> int | None:
+    """The line of `statement` that the server's error is about."""
+    position = exc.diag.statement_position
+    return statement.count("\n", 0, int(position) - 1) + 1 if position else None
+
+
+def _texts(query: Query) -> list[str | None]:
+    return [None if value is None else str(value) for value in query.values]
 
 
 def _encoded(values: list[str | None]) -> list[bytes | None]:

@@ -5,6 +5,7 @@ import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,11 @@ from datasources.connectors.base import (
     ConnectorError,
     Query,
     Result,
+    TableColumn,
     batches_of,
 )
 from datasources.private_files import check_file
+from datasources.quoting import quoted
 from datasources.sqltext import SQLITE
 
 # Declared type (its first word) -> what its cells are. Others are guessed from the first batch.
@@ -111,6 +114,28 @@ class SQLite(Connector):
             first = cursor.fetchmany(min(max_rows, STEP))
         columns = _columns(names, declared, first)
         return Result(columns, self._batches(cursor, first, columns, _Sizer(columns, max_rows)))
+
+    def check(self, query: Query) -> None:
+        with self.errors_explained():
+            self._open.set_authorizer(_authorize)
+            self._open.execute("EXPLAIN " + query.text(lambda number: f" ?{number} "), query.values).close()
+
+    def table_columns(self, limit: int) -> list[TableColumn]:
+        with self.errors_explained():
+            tables = self._open.execute(
+                "SELECT name FROM sqlite_master WHERE type IN ('table', 'view') AND name NOT GLOB 'sqlite_*' ORDER BY name"
+            ).fetchall()
+            found = (quoted(column, '"') for (table,) in tables for column in self._columns_of(table))
+            return list(islice(found, limit))
+
+    def _columns_of(self, table: str) -> list[TableColumn]:
+        try:
+            rows = self._open.execute("SELECT name, type FROM pragma_table_info(?) ORDER BY cid", [table]).fetchall()
+        except sqlite3.OperationalError:
+            if self._cancelled.is_set():
+                raise
+            return []  # a view of what is not there any more
+        return [TableColumn("", table, *row) for row in rows]
 
     def _declared_types(self, query: Query) -> list[str]:
         """The declared type of each result column, "" for expressions: what a view of the query would have."""
