@@ -21,7 +21,7 @@ from exporter_site.access.scope import ALL_SOURCES
 from exporter_site.modeladmin import LogAdmin, ScopedAdmin, ScopedFilter, SubmitActionsAdmin
 from notifications.forms import RuleForm, SecretFormField
 from notifications.models import Channel, NotificationRule
-from tasks import announce, schedule
+from tasks import announce, schedule, sql_editor
 from tasks.execution_admin import SEE_SQL, STATUS_COLOURS
 from tasks.models import Execution, ExportTask, Pause, SchedulerProcess
 from tasks.states import Status, Trigger
@@ -55,7 +55,7 @@ class ExportTaskForm(forms.ModelForm):  # type: ignore[type-arg]
         fields = "__all__"  # noqa: DJ007  # the admin names them
         widgets = {
             "description": UnfoldAdminTextareaWidget(attrs={"rows": 2}),
-            "sql": UnfoldAdminTextareaWidget(attrs={"rows": 16, "class": "exporter-code", "spellcheck": "false"}),
+            "sql": sql_editor.SqlEditorWidget(attrs={"rows": 16, "class": "exporter-code", "spellcheck": "false"}),
             "params": UnfoldAdminTextareaWidget(attrs={"rows": 2}),
             "format_options": UnfoldAdminTextareaWidget(attrs={"rows": 2}),
             "dingtalk_message_template": UnfoldAdminTextareaWidget(attrs={"rows": 4, "class": "exporter-code"}),
@@ -90,6 +90,10 @@ class ExportTaskAdmin(ScopedAdmin, SubmitActionsAdmin):
     actions = ("run_now", "enable", "disable")
     actions_submit_line = ("save_and_run",)
     save_as = True
+
+    class Media:
+        js = sql_editor.SCRIPTS
+
     fieldsets = (
         (None, {"fields": ("name", "description", "data_source", "enabled")}),
         (_("Query"), {"fields": ("sql", "params", "long_running")}),
@@ -128,10 +132,20 @@ class ExportTaskAdmin(ScopedAdmin, SubmitActionsAdmin):
     def get_fieldsets(self, request: HttpRequest, obj: ExportTask | None = None) -> Any:
         fieldsets = super().get_fieldsets(request, obj)
         hidden = set() if request.user.has_perm(SEE_SQL) else {"sql", "params"}
+        to_read = {} if obj is None or self.has_change_permission(request, obj) else {"sql": "sql_shown"}
         return [
-            (title, {**options, "fields": tuple(name for name in options["fields"] if name not in hidden)})
+            (
+                title,
+                {
+                    **options,
+                    "fields": tuple(to_read.get(name, name) for name in options["fields"] if name not in hidden),
+                },
+            )
             for title, options in fieldsets
         ]
+
+    def get_urls(self) -> Any:
+        return [*sql_editor.urls(self.admin_site), *super().get_urls()]
 
     def get_readonly_fields(self, request: HttpRequest, obj: ExportTask | None = None) -> tuple[str, ...]:
         # Nobody lends a task rights that are not their own.
@@ -163,6 +177,10 @@ class ExportTaskAdmin(ScopedAdmin, SubmitActionsAdmin):
     def last_state(self, task: ExportTask) -> tuple[str, str] | None:
         status = getattr(task, "last_status", None)
         return (status, str(Status(status).label)) if status else None
+
+    @display(description=_("SQL"))
+    def sql_shown(self, task: ExportTask) -> SafeString:
+        return sql_editor.shown(task)
 
     @display(description=_("next runs"))
     def next_runs(self, task: ExportTask) -> str | SafeString:

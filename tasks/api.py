@@ -24,7 +24,6 @@ from rest_framework.response import Response
 from rest_framework.reverse import reverse
 
 from datasources.connectors.base import ConnectorError
-from exporter_site.access import audit
 from exporter_site.access.models import Scope
 from exporter_site.rest import ChangesViewSet, Problem, ScopedViewSet, answers, documented, rights_to
 from exporter_site.rest_input import AnyType, ChoicesFilter, IdFilter, Pages, WordFilter, YesNoFilter, no_such_page
@@ -184,7 +183,6 @@ class ExportTaskViewSet(ChangesViewSet):
         given.is_valid(raise_exception=True)
         wish = given.validated_data
         planned = at_field("date", lambda: parse_date(wish["date"], task.timezone)) if "date" in wish else None
-        audit.record(audit.Action.PREVIEW, task)
         try:
             shown = preview.preview(task, limit=wish["limit"], planned_at=planned, params=wish.get("params"))
         except ConnectorError as exc:

@@ -83,6 +83,8 @@ admin:tasks_exporttask_delete admin:notifications_notificationrule_delete \
                                                          | GET       | login 403 403 200 200      | index
 admin:tasks_exporttask_delete admin:notifications_notificationrule_delete \
                                                          | POST      | login 403 403 away away    | index
+admin:tasks_exporttask_{preview,check,schema}            | POST      | login 403 403 200 200      | 404
+admin:tasks_exporttask_{preview,check,schema}            | GET       | login 405 405 405 405
 
 token                                                    | OPTIONS POST | 200 200 200 200 200
 token-refresh                                            | OPTIONS   | 200 200 200 200 200

@@ -133,6 +133,8 @@ def forms(world: World) -> Mapping[str, Mapping[str, Any]]:
     found["admin:access_apikey_add"] = key
     found["admin:notifications_channel_add"]["setting_url"] = "https://example.com/"
     found["admin:notifications_notificationrule_add"]["channel"] = world.other_channel.pk
+    for what in ("preview", "check", "schema"):
+        found[f"admin:tasks_exporttask_{what}"] = {"data_source": world.source.pk, "sql": "SELECT 1"}
     return found | {"admin:login": {"username": "root", "password": PASSWORD}, "set_language": {"language": "en"}}
 
 

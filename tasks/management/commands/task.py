@@ -9,7 +9,6 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from datasources.connectors.base import ConnectorError
-from exporter_site.access import audit
 from exporter_site.command import ExporterCommand, Failed, WrongUse
 from exporter_site.formats import human_duration, human_size
 from notifications.models import Arrival
@@ -78,7 +77,6 @@ class Command(ExporterCommand):
             params = typed_params(task, parse_params(options["param"]))
         except LaunchError as exc:
             raise WrongUse(exc) from None
-        audit.record(audit.Action.PREVIEW, task)
         try:
             shown = preview(task, limit=options["rows"], planned_at=planned_at, params=params)
         except (ConnectorError, ValueError) as exc:
