@@ -10,7 +10,8 @@ from datasources.connectors.base import TableColumn
 _PLAIN = re.compile(r"[a-z_][a-z0-9_]*", re.IGNORECASE)
 # Those of MySQL, which is the strictest, and what SQLite takes for more than a name. A quote too many does no harm.
 _RESERVED = MySQLGenerator.RESERVED_KEYWORDS | {
-    *("autoincrement", "commit", "deferrable", "escape", "intersect", "isnull", "notnull", "returning", "transaction"),
+    *("autoincrement", "cast", "commit", "deferrable", "escape", "intersect", "isnull", "nothing", "notnull", "raise"),
+    *("returning", "transaction"),
 }
 
 

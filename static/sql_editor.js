@@ -187,7 +187,9 @@
     }
 
     function sayProblem(problem) {
-      say((problem.line ? `${fill(words.line, { line: problem.line })} ` : "") + problem.message, "bad");
+      // Our own sentences name the line themselves, those of a database rarely.
+      const named = !problem.line || new RegExp(`\\b${problem.line}\\b`).test(problem.message);
+      say(named ? problem.message : `${fill(words.line, problem)} ${problem.message}`, "bad");
     }
 
     function mark(problem) {
@@ -226,7 +228,8 @@
         if (!withDatabase && !sent.sql.trim()) return;
         mark(answer.problem);
         if (answer.problem) sayProblem(answer.problem);
-        else say(withDatabase ? words.good : "", "good");
+        else if (withDatabase) say(words.good, "good");
+        else if (part("status").dataset.kind === "bad") say("");
       } catch (error) {
         if (error.name !== "AbortError" && withDatabase) say(error.message, "bad");
       }
@@ -238,6 +241,7 @@
 
     async function preview() {
       if (running) return;
+      cm.closeCompletion(view);
       clearTimeout(timer);
       checking?.abort();
       const sent = fields();
@@ -363,18 +367,25 @@
     function suggest(context) {
       const opened = context.matchBefore(/\{\{[^{}]*$/);
       if (opened) return suggestNames(opened, context);
-      if (/String|Comment/.test(cm.syntaxTree(context.state).resolveInner(context.pos, -1).name)) return null;
-      const before = context.state.sliceDoc(Math.max(0, context.pos - 300), context.pos);
-      const [, owner, mark, word] = before.match(
-        new RegExp(String.raw`(?:(${NAME}(?:\s*\.\s*${NAME})?)\s*\.\s*)?(["${"`"}]?)([\w$\u0080-\uffff]*)$`),
-      );
+      const node = cm.syntaxTree(context.state).resolveInner(context.pos, -1);
+      if (/String|Comment/.test(node.name)) return null;
+      let word = context.matchBefore(/[\w$\u0080-\uffff]*$/).text;
+      let mark = "";
+      if (node.name === "QuotedIdentifier") {
+        const typed = context.state.sliceDoc(node.from, context.pos);
+        [mark, word] = [typed[0], typed.slice(1)];
+        if (word.endsWith(mark)) return null; // behind it
+      }
+      const start = context.pos - word.length - mark.length;
+      const before = context.state.sliceDoc(Math.max(0, start - 300), start);
+      const owner = before.match(new RegExp(String.raw`(${NAME}(?:\s*\.\s*${NAME})?)\s*\.\s*$`))?.[1];
       if (!owner && !mark && !word && !context.explicit) return null;
       const mentioned = tablesIn(context.state.doc.toString());
       const options = owner ? ofOwner(owner, mentioned) : ofAll(mentioned);
       return {
         from: context.pos - word.length,
         options: mark ? options.map((option) => inQuotes(option, mark)) : options,
-        validFor: /^[\w$\u0080-\uffff]*$/,
+        validFor: mark ? undefined : /^[\w$\u0080-\uffff]*$/,
       };
     }
 
@@ -463,17 +474,13 @@
     async function format() {
       const before = view.state.doc.toString();
       if (!before.trim()) return;
-      try {
-        const after = formatted(before, dialect, await import(urls.formatter));
-        if (after !== null && before === view.state.doc.toString()) {
-          if (after !== before) replaceAll(after);
-          say(words.formatted, "good");
-          return;
-        }
-      } catch (error) {
-        console.warn(error); // it says where it gave up; people are told that it did
-      }
-      say(words.unformatted, "bad");
+      const formatter = await import(urls.formatter).catch(() => null);
+      const after = formatter && formatted(before, dialect, formatter);
+      if (before !== view.state.doc.toString()) return; // somebody writes on
+      if (after !== null && after !== before) replaceAll(after);
+      clearTimeout(timer); // what is said here stays
+      checking?.abort();
+      say(formatter ? (after === null ? words.unformatted : words.formatted) : words.failed, after === null ? "bad" : "good");
     }
 
     const actions = { preview, format, check: () => check(true), cancel: () => running?.abort() };
@@ -491,14 +498,19 @@
 
   // `text` with other blanks between its words, or null when nothing less would do. Names, texts and comments are as before.
   function formatted(text, dialect, formatter) {
-    const result = formatter.formatDialect(text, {
-      dialect: formatter[dialect],
-      keywordCase: "preserve",
-      dataTypeCase: "preserve",
-      functionCase: "preserve",
-      identifierCase: "preserve",
-      paramTypes: { custom: [{ regex: String.raw`\{\{[^{}]*\}\}` }] },
-    });
+    let result;
+    try {
+      result = formatter.formatDialect(text, {
+        dialect: formatter[dialect],
+        keywordCase: "preserve",
+        dataTypeCase: "preserve",
+        functionCase: "preserve",
+        identifierCase: "preserve",
+        paramTypes: { custom: [{ regex: String.raw`\{\{[^{}]*\}\}` }] },
+      });
+    } catch {
+      return null; // it can't read what is there, half-written as a rule
+    }
     const before = pieces(text, dialect).filter((piece) => piece.trim());
     const after = pieces(result, dialect);
     let place = 0;

@@ -55,7 +55,8 @@ class SqlEditorWidget(UnfoldAdminTextareaWidget):  # type: ignore[misc]  # untyp
         return render_to_string(
             "admin/tasks/sql_editor.html",
             {
-                **self.get_context(name, value, attrs),
+                "textarea": super().render(name, value, attrs, renderer),
+                "id": (attrs or {}).get("id", name),
                 "editor": _files() | urls | {"words": words(), "phrases": phrases()},
                 "names": _names(settings.TIME_ZONE),
                 "zone": settings.TIME_ZONE,

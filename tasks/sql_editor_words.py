@@ -39,8 +39,8 @@ def phrases() -> dict[str, str]:
     return {
         "Find": _("Find"),
         "Replace": _("Replace"),
-        "next": _("Next"),
-        "previous": _("Previous"),
+        "next": _("Next match"),
+        "previous": _("Previous match"),
         "all": _("All matches"),
         "match case": _("Match case"),
         "regexp": _("Regular expression"),

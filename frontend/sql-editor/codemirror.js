@@ -1,5 +1,5 @@
 // What static/sql_editor.js uses of CodeMirror.
-export { acceptCompletion, snippetCompletion } from "@codemirror/autocomplete";
+export { acceptCompletion, closeCompletion } from "@codemirror/autocomplete";
 export { indentWithTab } from "@codemirror/commands";
 export { MariaSQL, MySQL, PostgreSQL, SQLite, sql } from "@codemirror/lang-sql";
 export { HighlightStyle, syntaxHighlighting, syntaxTree } from "@codemirror/language";
