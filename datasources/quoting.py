@@ -3,7 +3,7 @@
 import re
 from dataclasses import replace
 
-from sqlglot.dialects.mysql import MySQLGenerator
+from sqlglot.generators.mysql import MySQLGenerator
 
 from datasources.connectors.base import TableColumn
 

@@ -396,7 +396,6 @@ def words(sql: str, dialect: Dialect) -> list[str]:
 
 
 def test_formatting_changes_blanks_only(page: Page) -> None:
-    unchanged = []
     for number, (dialect, statements) in enumerate(STATEMENTS.items(), start=1):
         page.evaluate(
             "(number) => django.jQuery('#id_data_source').append(new Option('x', number, true, true)).trigger('change')",
@@ -406,10 +405,7 @@ def test_formatting_changes_blanks_only(page: Page) -> None:
             expect(part(page, "tables")).to_contain_text("No tables for suggestions")
         for sql in statements:
             write(page, sql)
-            page.keyboard.press("Control+Shift+f")
-            expect(part(page, "status")).to_contain_text("format", ignore_case=True)
-            after = page.locator("#id_sql").input_value()
-            assert words(after, dialect) == words(sql, dialect)
-            if "\n" not in after.removeprefix(sql):
-                unchanged.append(sql)
-    assert unchanged == []
+            page.keyboard.press("Control+Shift+F")
+            expect(page.locator("#id_sql")).not_to_have_value(sql)
+            expect(part(page, "status")).to_have_text("Formatted.")
+            assert words(page.locator("#id_sql").input_value(), dialect) == words(sql, dialect)
