@@ -1,5 +1,6 @@
 """Channels, rules and deliveries in the admin."""
 
+from collections.abc import Iterator
 from copy import copy
 from datetime import datetime
 from typing import Any
@@ -171,14 +172,8 @@ class ChannelAdmin(TrialAdmin, SubmitActionsAdmin):
 
     def _test(self, request: HttpRequest, channel: Channel) -> None:
         audit.record(audit.Action.TEST, channel)
-        for name, answer in sender.send_test(channel).items():
-            whom = "" if name in ("", ROBOT) else f" {name}"
-            if answer.verdict == Verdict.ACCEPTED:
-                messages.success(
-                    request, _t("“{name}”{whom}: the test message was sent.").format(name=channel, whom=whom)
-                )
-            else:
-                messages.error(request, f"{channel}{whom}: {answer_words(answer)}")
+        for is_sent, words in tested(channel):
+            (messages.success if is_sent else messages.error)(request, words)
 
     def may_try(self, request: HttpRequest, obj: Channel | None) -> bool:
         if obj is not None:
@@ -219,6 +214,16 @@ def _tried(channel: Channel) -> Trial:
     if taken:
         return Trial("warn", _t("Some recipients did not take the test message."), tuple(lines))
     return Trial("bad", _t("The test message was not taken."), tuple(lines))
+
+
+def tested(channel: Channel) -> Iterator[tuple[bool, str]]:
+    """Send a test message now: for each recipient whether it was taken, and that in words."""
+    for name, answer in sender.send_test(channel).items():
+        whom = "" if name in ("", ROBOT) else f" {name}"
+        if answer.verdict == Verdict.ACCEPTED:
+            yield True, _t("“{name}”{whom}: the test message was sent.").format(name=channel, whom=whom)
+        else:
+            yield False, f"{channel}{whom}: {answer_words(answer)}"
 
 
 @admin.register(NotificationRule)

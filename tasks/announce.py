@@ -22,6 +22,7 @@ from exporter_site.formats import human_duration, human_size
 from notifications import messages
 from notifications.messages import LINK_MARK, Event
 from notifications.models import Channel, Delivery, NotificationRule
+from tasks import reasons
 from tasks.models import Execution, ExportTask, OnEmpty, known_timezones
 from tasks.states import Status
 
@@ -248,12 +249,26 @@ def resend(execution: Execution, *, everybody: bool = False) -> list[Delivery]:
     return again
 
 
-def preview(task: ExportTask, template: str, event: str = Event.SUCCESS) -> dict[str, str]:
+def preview(
+    task: ExportTask, template: str, event: str = Event.SUCCESS, markup: str = messages.MARKDOWN
+) -> dict[str, str]:
     """{"title", "text"} as readers would get it, from the last run that fits or from an example."""
     wanted = BAD if event in (Event.FAILURE, Event.MISSED) else (Status.SUCCEEDED,)
     runs = Execution.objects.filter(task=task, data_source=task.data_source_id, status__in=wanted)
     last = runs.first() if task.pk else None
-    values = values_of(last) if last else messages.sample_values() | {"task_name": task.name}
-    rendered = messages.render(event, values, template, messages.MARKDOWN, last.pk if last else 1)
+    values = values_of(last) if last else _example(task, event)
+    rendered = messages.render(event, values, template, markup, last.pk if last else 1)
     example = messages.sample_values()["download_url"]
-    return {"title": rendered["title"], "text": rendered["text"].replace(LINK_MARK, example)}
+    text = rendered["text"] or "\n".join(f"{label}: {value}" for label, value in rendered["facts"])
+    return {"title": rendered["title"], "text": text.replace(LINK_MARK, example)}
+
+
+def _example(task: ExportTask, event: str) -> dict[str, str]:
+    values = messages.sample_values() | {"task_name": task.name}
+    if event == Event.EMPTY:
+        return values | {"rows_count": "0"}
+    if event in (Event.FAILURE, Event.MISSED):
+        status, reason = (Status.MISSED, "misfire") if event == Event.MISSED else (Status.FAILED, "connection_failed")
+        words = f"{reasons.sentence(reason)} {reasons.remedy(reason)}".strip()
+        return values | {"status": str(status.label), "error": words}
+    return values

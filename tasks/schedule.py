@@ -22,6 +22,7 @@ FIELDS = (
 
 MINUTE, DAY = timedelta(minutes=1), timedelta(days=1)
 QUARTER = 15  # minutes
+QUARTERS = ("1,4,7,10", "*/3", "1/3", "1-12/3")  # the months that begin one, as they are written
 
 
 class BadCron(ValueError):
@@ -146,6 +147,8 @@ def next_runs(cron: str, timezone: str, after: datetime, count: int = 5) -> list
 def describe(cron: str) -> str:
     """`cron` in words, for the common shapes; the expression itself for the others."""
     minute, hour, day, month, weekday = cron.split()
+    if month in QUARTERS and [day, weekday] == ["1", "*"] and minute.isdigit() and hour.isdigit():
+        return _("on the first day of every quarter at {time}").format(time=f"{int(hour):02d}:{int(minute):02d}")
     if month != "*" or not minute.isdigit():
         step = minute.removeprefix("*/")
         if minute.startswith("*/") and step.isdigit() and [hour, day, month, weekday] == ["*"] * 4:

@@ -22,7 +22,7 @@ from exporter_site.links import PREFIX
 from exporter_site.redact import redact
 
 MASK = "••••••"
-LONGEST = 20_000  # characters of a text that is kept of a change
+LONGEST = 100_000  # characters of a text that is kept of a change
 _NOT_SAID = ("created_at", "updated_at")
 
 # The request that is being answered; None in commands and schedulers.
@@ -151,7 +151,8 @@ def watch(
             if (before[name] if before else None) != value and (before or value not in ("", None, [], {}))
         }
         if created or changes:
-            record(made if created else Action.EDIT, instance, changes=_shown(changes))
+            note = instance.__dict__.pop("audit_note", "")
+            record(made if created else Action.EDIT, instance, note=note, changes=_shown(changes))
 
     def before_delete(instance: models.Model, **_kwargs: Any) -> None:
         if not when(instance):
@@ -212,3 +213,10 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | dict):
         return {key: _plain(item) for key, item in value.items()} if isinstance(value, dict) else [*map(_plain, value)]
     return redact(str(value))[:LONGEST]
+
+
+def is_whole(value: Any) -> bool:
+    """Whether `value` of a recorded change is as it was: no secret was masked in it, nothing cut off."""
+    if isinstance(value, dict | list):
+        return all(map(is_whole, value.values() if isinstance(value, dict) else value))
+    return not isinstance(value, str) or (MASK not in value and len(value) < LONGEST)
