@@ -254,7 +254,7 @@ def preview(
 ) -> dict[str, str]:
     """{"title", "text"} as readers would get it, from the last run that fits or from an example."""
     wanted = BAD if event in (Event.FAILURE, Event.MISSED) else (Status.SUCCEEDED,)
-    runs = Execution.objects.filter(task=task, data_source=task.data_source_id, status__in=wanted)
+    runs = Execution.objects.filter(task=task.pk, data_source=task.data_source_id, status__in=wanted)
     last = runs.first() if task.pk else None
     values = values_of(last) if last else _example(task, event)
     rendered = messages.render(event, values, template, markup, last.pk if last else 1)

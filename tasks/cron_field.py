@@ -15,7 +15,6 @@ from django.utils.dateformat import format as date_format
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
-from django.views.decorators.http import require_safe
 from unfold.widgets import UnfoldAdminTextInputWidget
 
 from tasks import schedule
@@ -103,7 +102,6 @@ def panel(task: ExportTask) -> SafeString:
     return render_to_string("admin/tasks/exporttask/cron.html", {"explained": explained, "presets": PRESETS})
 
 
-@require_safe
 def words(request: HttpRequest) -> HttpResponse:
     """The same for what is being typed, as a piece of HTML."""
     explained = explain(request.GET.get("cron", ""), request.GET.get("timezone", ""), timezone.now())

@@ -115,10 +115,10 @@ class _Words:
         label = str(_FIELDS[name].verbose_name)
         if name in _SECRET or (name in _SQL_FIELDS and not self._sees_sql):
             return Change(label, is_hidden=True)
-        texts = self._text(name, before), self._text(name, after)
-        if name == "sql" or any("\n" in text for text in texts):
-            return Change(label, lines=tuple(differences(*texts)))
-        return Change(label, *(text or _("(empty)") for text in texts))
+        old, new = self._text(name, before), self._text(name, after)
+        if name == "sql" or "\n" in old or "\n" in new:
+            return Change(label, lines=tuple(differences(old, new)))
+        return Change(label, old or _("(empty)"), new or _("(empty)"))
 
     def _text(self, name: str, value: Any) -> str:
         if value is None or value == "":

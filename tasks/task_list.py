@@ -53,12 +53,15 @@ def last_runs(tasks: Iterable[ExportTask]) -> dict[int, list[Execution]]:
 class TaskList(ChangeList):  # type: ignore[misc]  # untyped library
     """Gives each task of the shown page its `last_runs`. `is_first_task`: there is nothing to list or to find yet."""
 
+    result_list: Any
+
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)
-        self.result_list = list(self.result_list)
-        runs = last_runs(self.result_list)
-        for task in self.result_list:
+        tasks: list[Any] = [*self.result_list]
+        runs = last_runs(tasks)
+        for task in tasks:
             task.last_runs = runs[task.pk]
+        self.result_list = tasks
         self.is_first_task = not (self.result_count or self.query or self.has_active_filters)
         if self.is_first_task:
             self.has_sources = DataSource.objects.for_user(request.user).exists()

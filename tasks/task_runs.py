@@ -48,7 +48,7 @@ class _TaskDialog(BaseDialogForm):  # type: ignore[misc]  # untyped library
         """What was typed into this field, as a moment in the task's zone; None, and the fault said, if it is none."""
         text = self.cleaned_data.get(name, "")
         try:
-            return convert(text, self.zone) if text else None  # type: ignore[no-any-return]
+            return convert(text, self.zone) if text else None
         except LaunchError as exc:
             self.add_error(name, str(exc))
             return None
@@ -96,6 +96,7 @@ class BackfillForm(_TaskDialog):
     )
     confirmed = forms.CharField(required=False, widget=forms.HiddenInput)
 
+    data: Any
     moments: list[datetime] | None = None
 
     def clean(self) -> dict[str, Any]:

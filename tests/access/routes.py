@@ -73,6 +73,17 @@ admin:{datasources_datasource,notifications_channel}_change | POST   | login 403
 admin:tasks_download_change                              | POST      | login 403 403 403 403
 admin:tasks_execution_{new_link,revoke}                  | GET       | login 403 200 200 200      | all:404
 admin:tasks_execution_{new_link,revoke}                  | POST      | login 403 away away away   | all:404
+admin:tasks_exporttask_{run,backfill}                    | GET       | login 403 200 200 200      | all:404
+admin:tasks_exporttask_run                               | POST      | login 403 away away away   | all:404
+admin:tasks_exporttask_backfill                          | POST      | login 403 200 200 200      | all:404  # asks first
+admin:tasks_exporttask_copy                              | GET POST  | login 403 403 away away    | all:404
+admin:tasks_exporttask_restore                           | GET       | login 403 403 200 200      | all:404
+admin:tasks_exporttask_restore                           | POST      | login 403 403 away away    | all:404
+admin:tasks_exporttask_cron                              | GET       | login 403 403 200 200
+admin:tasks_exporttask_cron                              | POST      | login 405 405 405 405
+admin:tasks_exporttask_{preview_message,test_message}    | GET       | login 405 405 405 405
+admin:tasks_exporttask_preview_message                   | POST      | login 403 403 200 200
+admin:tasks_exporttask_test_message                      | POST      | login 403 403 403 200
 admin:tasks_exporttask_add admin:notifications_notificationrule_add \
                                                          | GET       | login 403 403 200 200
 admin:tasks_exporttask_add admin:notifications_notificationrule_add \
@@ -116,7 +127,8 @@ execution-{list,detail,cancel,download,rerun,resend}     | *         | 401 405 4
 
 # list or form of the admin | its actions and buttons | for whom they act
 ACTIONS = """
-tasks_exporttask               | run_now                                            | operator editor admin
+tasks_exporttask               | run_now run backfill                               | operator editor admin
+tasks_exporttask               | copy                                               |
 tasks_exporttask               | enable disable save_and_run delete_selected        | editor admin
 tasks_execution                | cancel run_again send_again send_again_to_everybody revoke_links new_link revoke | operator editor admin
 notifications_delivery         | send_again send_again_to_everybody cancel          | operator editor admin

@@ -98,6 +98,7 @@ def address(route: str, pattern: str, world: World) -> str:
     if route.startswith("tasks:link"):
         return world.link.path + ("/file" if route.endswith("file") else "")
     known = {"content_type_id": "1", "app_label": "tasks", "url": "nothing"}
+    known["event_id"] = str(AuditEvent.objects.about(world.task)[0].pk)
     path = re.sub(r"\(\?P<(\w+)>[^()]*(?:\([^()]*\))*[^()]*\)", lambda match: known[match[1]], pattern)
     number = str(_row(route, pattern, world).pk)
     path = re.sub(r"<(?:\w+:)?(\w+)>", lambda match: known.get(match[1], number), path)
@@ -255,6 +256,16 @@ def contents() -> dict[str, list[Any]]:
     }
 
 
+# What is filled in.
+DIALOGS: dict[tuple[str, str], dict[str, str]] = {
+    ("tasks_execution", "new_link"): {},
+    ("tasks_execution", "revoke"): {},
+    ("tasks_exporttask", "run"): {"planned_at": "2025-01-01T09:00"},
+    ("tasks_exporttask", "backfill"): {"start": "2025-01-01", "end": "2025-01-02", "confirmed": "2"},
+    ("tasks_exporttask", "copy"): {},
+}
+
+
 def press(actor: Actor, world: World, model: str, action: str, bodies: Mapping[str, Any]) -> None:
     """Use the action on the world's row, as the theme's pages do."""
     row: Any = world.named[model]
@@ -265,8 +276,9 @@ def press(actor: Actor, world: World, model: str, action: str, bodies: Mapping[s
     if action.startswith("save_and_"):
         form = bodies[f"admin:{model}_change"] | {f"{model}_{action}": "1"}
         actor.client.post(reverse(f"admin:{model}_change", args=[row.pk]), form)
-    elif action in ("new_link", "revoke") and model == "tasks_execution":
-        actor.client.post(reverse(f"admin:{model}_{action}", args=[row.pk]), {"_form_submitted": "True"})
+    elif (model, action) in DIALOGS:
+        wish = {"_form_submitted": "True", **DIALOGS[model, action]}
+        actor.client.post(reverse(f"admin:{model}_{action}", args=[row.pk]), wish)
     else:
         chosen = {"action": action, "_selected_action": [row.pk], "post": "yes"}
         actor.client.post(reverse(f"admin:{model}_changelist"), chosen)

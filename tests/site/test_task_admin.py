@@ -110,7 +110,7 @@ class TestSchedule:
     def test_the_saved_task_says_the_same(self, admin: Client) -> None:
         task = make_task(cron="0 9 * * 1")
         page = text_of(admin, of("change", task))
-        assert self.asked(admin, task.cron).strip() in re.sub(r"\n *(?=\n)", "", page) or "every Monday at 09:00" in page
+        assert "every Monday at 09:00" in page
         assert page.count("UTC+08:00") == 5
         assert "never fires" in text_of(admin, of("change", make_task(cron="0 0 31 2 *", validate=False)))
 
@@ -268,13 +268,12 @@ class TestRunning:
         with time_machine.travel("2026-03-10T03:30:00Z", tick=False):
             page = text_of(admin, of("run", task))
             admin.post(of("run", task), DIALOG | {"notify": "on"})
+            answer = admin.post(of("run", task), DIALOG, headers={"HX-Request": "true"})
         assert 'value="2026-03-10T04:30"' in page
         assert EVIL not in page
-        run = Execution.objects.get()
+        newest, run = Execution.objects.all()
         assert run.notify
         assert run.planned_at.isoformat() == "2026-03-10T03:30:00+00:00"
-        answer = admin.post(of("run", task), DIALOG, headers={"HX-Request": "true"})
-        newest = Execution.objects.latest("pk")
         assert answer.headers["HX-Redirect"] == reverse("admin:tasks_execution_change", args=[newest.pk])
 
     @pytest.mark.parametrize("text", ["yesterday", "0001-01-01T00:00", "9999-12-31T23:59"])
@@ -320,7 +319,7 @@ class TestRunning:
         for role in ("viewer", "operator", "editor"):
             client = client_of(make_user(role=role, sources=[make_source()]))
             for answer in (client.get(of(name, task)), client.post(of(name, task), DIALOG)):
-                assert answer.status_code == 404 or answer.headers.get("Location") == reverse("admin:index")
+                assert answer.status_code in (403, 404) or answer.headers.get("Location") == reverse("admin:index")
                 assert "secret-name" not in answer.content.decode()
         assert not Execution.objects.exists()
 
@@ -483,7 +482,7 @@ class TestMessages:
         answer = admin.post(self.TEST, {"kind": "email", "recipients": "a@example.cn, b@example.cn"}).json()
         assert [line["ok"] for line in answer["results"]] == [True, True]
         assert "a@example.cn" in answer["results"][0]["words"]
-        assert len(mail_server.messages) >= 1
+        assert mail_server.log.mails
         event = AuditEvent.objects.get(action=audit.Action.TEST)
         assert event.username == "root"
 
@@ -566,7 +565,7 @@ class TestHistory:
         assert "open too" in page
         first = AuditEvent.objects.about(task).earliest("pk")
         page = text_of(client, of("restore", task, first.pk))
-        assert "can&#x27;t be restored" in page
+        assert "can't be restored" in page
         assert "secret-" not in page
         assert client.post(of("restore", task, first.pk), follow=True).status_code == 200
         task.refresh_from_db()
@@ -615,7 +614,7 @@ class TestHistory:
         make_task(name="orders")
         url = of("restore", task, first.pk)
         page = text_of(admin, url)
-        assert "can&#x27;t be restored" in page
+        assert "can't be restored" in page
         assert "already exists" in page
         assert 'method="post" class="exporter-dialog-buttons' not in page
         assert "SQL: " in said(admin, url, {})
@@ -623,7 +622,9 @@ class TestHistory:
         assert (task.name, task.sql) == ("renamed", "SELECT 1")
 
     @pytest.mark.parametrize(
-        "sql", ["SELECT '" + "x" * audit.LONGEST + "'", "SELECT * FROM t WHERE token='abcdefgh'"], ids=["long", "secret"]
+        "sql",
+        ["SELECT '" + "x" * audit.LONGEST + "'", "SELECT * FROM t WHERE token='abcdefgh'"],
+        ids=["long", "secret"],
     )
     def test_what_the_audit_does_not_hold_whole_is_not_made_up(self, admin: Client, sql: str) -> None:
         task = make_task(sql=sql)
