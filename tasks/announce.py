@@ -253,14 +253,20 @@ def preview(
     task: ExportTask, template: str, event: str = Event.SUCCESS, markup: str = messages.MARKDOWN
 ) -> dict[str, str]:
     """{"title", "text"} as readers would get it, from the last run that fits or from an example."""
-    wanted = BAD if event in (Event.FAILURE, Event.MISSED) else (Status.SUCCEEDED,)
-    runs = Execution.objects.filter(task=task.pk, data_source=task.data_source_id, status__in=wanted)
+    runs = Execution.objects.filter(task=task.pk, data_source=task.data_source_id).filter(_ended_so(event))
     last = runs.first() if task.pk else None
     values = values_of(last) if last else _example(task, event)
     rendered = messages.render(event, values, template, markup, last.pk if last else 1)
     example = messages.sample_values()["download_url"]
     text = rendered["text"] or "\n".join(f"{label}: {value}" for label, value in rendered["facts"])
     return {"title": rendered["title"], "text": text.replace(LINK_MARK, example)}
+
+
+def _ended_so(event: str) -> Q:
+    """The runs that `event` is said of."""
+    if event in (Event.FAILURE, Event.MISSED):
+        return Q(status__in=FAILED if event == Event.FAILURE else (Status.MISSED,))
+    return Q(status=Status.SUCCEEDED, rows_count=0) if event == Event.EMPTY else Q(status=Status.SUCCEEDED)
 
 
 def _example(task: ExportTask, event: str) -> dict[str, str]:

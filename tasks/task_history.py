@@ -7,7 +7,7 @@ never brought back.
 import difflib
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from django.contrib.auth import get_user_model
@@ -105,11 +105,13 @@ class _Words:
         owners = get_user_model().objects.in_bulk(numbers["owner_id"])
         self._names: dict[str, dict[int, Any]] = {"data_source_id": dict(sources), "owner_id": dict(owners)}
 
-    def changes(self, changes: dict[str, Any], *, hide: bool = False) -> list[Change]:
+    def changes(self, changes: dict[str, Any], *, hide: bool = False, of: str = audit.Action.EDIT) -> list[Change]:
         known = sorted((name for name in changes if name in _FIELDS), key=list(_FIELDS).index)
         if hide:
             return [Change(str(_FIELDS[name].verbose_name), is_hidden=True) for name in known]
-        return [self._change(name, *changes[name]) for name in known]
+        shown = [self._change(name, *changes[name]) for name in known]
+        # Before it was made, nothing was there.
+        return [replace(change, before="") for change in shown] if of == audit.Action.CREATE else shown
 
     def _change(self, name: str, before: Any, after: Any) -> Change:
         label = str(_FIELDS[name].verbose_name)
