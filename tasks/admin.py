@@ -1,4 +1,4 @@
-"""Tasks and executions in the admin."""
+"""Export tasks in the admin: their list, their form and what can be done with them."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied
-from django.db.models import Exists, OuterRef, QuerySet
+from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.loader import render_to_string
 from django.urls import path, reverse
@@ -23,7 +23,7 @@ from unfold.decorators import action, display
 from unfold.widgets import UnfoldAdminTextareaWidget, UnfoldAdminTextInputWidget
 
 from exporter_site.access.scope import ALL_SOURCES
-from exporter_site.modeladmin import LogAdmin, ScopedAdmin, ScopedFilter, SubmitActionsAdmin
+from exporter_site.modeladmin import ScopedAdmin, ScopedFilter, SubmitActionsAdmin
 from notifications.forms import RuleForm, SecretFormField
 from notifications.models import Channel, NotificationRule
 from tasks import (
@@ -40,12 +40,16 @@ from tasks import (
 )
 from tasks.cron_field import TimezoneWidget
 from tasks.dashboard_parts import runs_url
-from tasks.execution_admin import SEE_SQL, STATUS_COLOURS
+from tasks.execution_admin import SEE_SQL, STATUS_COLOURS, ExecutionAdmin
 from tasks.execution_admin import of_a_shown_run as of_a_shown_task
-from tasks.models import Execution, ExportTask, Pause, SchedulerProcess
+from tasks.models import Execution, ExportTask
+from tasks.scheduler_admin import PauseAdmin, SchedulerProcessAdmin
 from tasks.states import Trigger
 from tasks.task_runs import lead_to
 from tasks.templatetags.figures import until
+
+# Django looks for the pages of an app here.
+__all__ = ["ExecutionAdmin", "ExportTaskAdmin", "PauseAdmin", "SchedulerProcessAdmin"]
 
 
 class CommaListField(forms.CharField):
@@ -433,44 +437,3 @@ class ExportTaskAdmin(ScopedAdmin, SubmitActionsAdmin):
                 execution.pk,
             ),
         )
-
-
-@admin.register(SchedulerProcess)
-class SchedulerProcessAdmin(LogAdmin):
-    list_display = ("name", "alive", "started_at", "seen_at", "stopped_at", "executor", "workers", "running")
-    fields = ("name", "started_at", "seen_at", "stopped_at", "executor", "workers", "running")
-
-    def get_queryset(self, request: HttpRequest) -> QuerySet[SchedulerProcess]:
-        alive = SchedulerProcess.objects.alive().filter(pk=OuterRef("pk"))
-        queryset: QuerySet[SchedulerProcess] = super().get_queryset(request)
-        return queryset.annotate(is_alive=Exists(alive))
-
-    @display(description=_("alive"), boolean=True)
-    def alive(self, process: SchedulerProcess) -> bool:
-        return bool(getattr(process, "is_alive", False))
-
-
-@admin.register(Pause)
-class PauseAdmin(LogAdmin):
-    """Adding a pause is pausing; an action ends it."""
-
-    list_display = ("begun_at", "begun_by", "note", "ended_at", "ended_by")
-    fields = ("note",)
-    actions = ("resume",)
-
-    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return request.user.has_perm("tasks.add_pause") and not Pause.objects.active().exists()
-
-    def save_model(self, request: HttpRequest, obj: Pause, form: Any, change: bool) -> None:
-        obj.begun_by, obj.active_key = request.user.get_username(), Pause.ACTIVE
-        super().save_model(request, obj, form, change)
-
-    @action(description=_("Resume"), permissions=["resume"])
-    def resume(self, request: HttpRequest, queryset: QuerySet[Pause]) -> None:
-        if Pause.objects.end(request.user.get_username()):
-            messages.success(request, _t("Runs are started again."))
-        else:
-            messages.warning(request, _t("Nothing is paused."))
-
-    def has_resume_permission(self, request: HttpRequest) -> bool:
-        return request.user.has_perm("tasks.add_pause")

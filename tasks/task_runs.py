@@ -124,7 +124,7 @@ class BackfillForm(_TaskDialog):
         if not self.moments:
             return self._said(_t("Nothing to do: each of these times has succeeded or is on its way."))
         words = ngettext(
-            "This is {count} run: {first}. Press the button once more to queue it.",
+            "This is {count} run, from {first} to {last}. Press the button once more to queue it.",
             "These are {count} runs, from {first} to {last}. Press the button once more to queue them.",
             len(self.moments),
         )

@@ -14,7 +14,7 @@ from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
-from django.utils import timezone
+from django.utils import timezone, translation
 
 from exporter_site.access import audit
 from exporter_site.access.models import AuditEvent
@@ -389,7 +389,8 @@ class TestCopy:
         assert formset.forms[0]["template"].value() == "{status}!"
 
     def test_each_copy_has_a_name_of_its_own(self) -> None:
-        assert task_copy.free_name("a") == "a（副本）" or task_copy.free_name("a") == "a (copy)"
+        with translation.override("en"):
+            assert task_copy.free_name("a") == "a (copy)"
         long = "x" * 200
         first = task_copy.free_name(long)
         assert len(first) <= 200
