@@ -200,7 +200,7 @@ class ExportTaskAdmin(ScopedAdmin, SubmitActionsAdmin):
         views = [
             path(place, self.admin_site.admin_view(view), name=f"tasks_exporttask_{name}") for place, name, view in own
         ]
-        return [*views, *super().get_urls()]
+        return [*views, *sql_editor.urls(self.admin_site), *super().get_urls()]
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[task_list.TaskList]:
         return task_list.TaskList
@@ -225,9 +225,6 @@ class ExportTaskAdmin(ScopedAdmin, SubmitActionsAdmin):
             )
             for title, options in fieldsets
         ]
-
-    def get_urls(self) -> Any:
-        return [*sql_editor.urls(self.admin_site), *super().get_urls()]
 
     def get_readonly_fields(self, request: HttpRequest, obj: ExportTask | None = None) -> tuple[str, ...]:
         # Nobody lends a task rights that are not their own.
