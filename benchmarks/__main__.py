@@ -1,4 +1,4 @@
-"""python -m benchmarks compare | growth | overhead | profile | scheduler | logs. See benchmarks/README.md."""
+"""python -m benchmarks compare | growth | overhead | profile | scheduler | logs | admin-lists. See benchmarks/README.md."""
 
 import argparse
 import signal
@@ -56,12 +56,15 @@ def parser() -> argparse.ArgumentParser:
     planning.set_defaults(run=scheduling.run)
 
     looking = verbs.add_parser("logs", help="how long GET /api/logs takes over a long log")
-    looking.add_argument("--system-db", nargs="+", choices=logs.KINDS, default=logs.KINDS)
-    looking.add_argument("--rows", type=int, default=100_000)
-    looking.add_argument("--rounds", type=int, default=100, help="requests of each view")
     looking.set_defaults(run=logs.run)
+    leafing = verbs.add_parser("admin-lists", help="how long the admin's list of executions takes over a long log")
+    leafing.set_defaults(run=logs.run_admin)
+    for verb in (looking, leafing):
+        verb.add_argument("--system-db", nargs="+", choices=logs.KINDS, default=logs.KINDS)
+        verb.add_argument("--rows", type=int, default=100_000)
+        verb.add_argument("--rounds", type=int, default=100, help="requests of each view")
 
-    for verb in (comparing, growing, above, planning, looking):
+    for verb in (comparing, growing, above, planning, looking, leafing):
         verb.add_argument("--json", type=Path, help="also write the figures to this file")
     return top
 

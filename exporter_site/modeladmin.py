@@ -3,10 +3,16 @@
 from typing import Any
 
 from django.contrib import admin
+from django.contrib.admin.options import IncorrectLookupParameters
+from django.contrib.admin.views.main import PAGE_VAR
+from django.core.paginator import InvalidPage
 from django.http import HttpRequest
 from unfold.admin import ModelAdmin, TabularInline
+from unfold.contrib.filters.admin import AutocompleteSelectFilter
+from unfold.views import ChangeList
 
 from exporter_site.fields import SecretField
+from exporter_site.paging import MOST_COUNTED, CappedPaginator
 
 
 class OfferedLookups:
@@ -17,7 +23,8 @@ class OfferedLookups:
         fields = self.model._meta.concrete_fields  # type: ignore[attr-defined]  # of every model admin
         hidden = {field.name for field in fields if not field.is_relation and not field.primary_key}
         for name in (*self.get_list_display(request), *self.get_list_filter(request)):  # type: ignore[attr-defined]
-            hidden.discard(name[0] if isinstance(name, tuple) else name)
+            name = name[0] if isinstance(name, tuple) else getattr(name, "parameter_name", name)
+            hidden.discard(str(name).partition("__")[0])
         allowed: bool = super().lookup_allowed(lookup, value, request)  # type: ignore[misc]
         return allowed and lookup.partition("__")[0] not in hidden
 
@@ -34,6 +41,17 @@ class ScopedAdmin(OfferedLookups):
         if hasattr(manager, "for_user") and "queryset" not in kwargs:
             kwargs["queryset"] = manager.for_user(request.user)
         return super().formfield_for_foreignkey(db_field, request, **kwargs)  # type: ignore[misc]
+
+
+class LookedUpFilter(AutocompleteSelectFilter):  # type: ignore[misc]
+    """A list's filter by one of very many rows, which is found by typing; the other page looks only among what is
+    granted."""
+
+    def choices(self, changelist: Any) -> Any:
+        for choice in super().choices(changelist):
+            field = choice["form"].fields[self.lookup_kwarg]
+            field.queryset = field.queryset.for_user(self.request.user)
+            yield choice
 
 
 class ScopedFilter(admin.RelatedFieldListFilter):
@@ -96,8 +114,50 @@ class ViewOnly:
         return False
 
 
+class LogPaginator(CappedPaginator):
+    template_name = "admin/log_pagination.html"
+
+
+class LogChangeList(ChangeList):  # type: ignore[misc]  # untyped library
+    """A page of a log, which may be long: the first ten thousand rows are counted, the others are leafed through."""
+
+    def get_results(self, request: HttpRequest) -> None:
+        paginator = self.model_admin.get_paginator(request, self.queryset, self.list_per_page)
+        try:
+            self.result_list = paginator.page(self.page_num).object_list
+        except InvalidPage:
+            raise IncorrectLookupParameters from None
+        self.paginator = paginator
+        self.result_count = min(paginator.count, MOST_COUNTED)
+        # As many as are counted: the page's head says nothing of a total then.
+        self.full_result_count, self.show_full_result_count = self.result_count, False
+        self.show_admin_actions = True
+        self.can_show_all = False
+        self.multi_page = paginator.num_pages > 1
+
+    @property
+    def first_url(self) -> str:
+        return self._url_of(1) if self.page_num > 2 else ""
+
+    @property
+    def previous_url(self) -> str:
+        return self._url_of(self.page_num - 1) if self.page_num > 1 else ""
+
+    @property
+    def next_url(self) -> str:
+        return self._url_of(self.page_num + 1) if len(self.result_list) == self.list_per_page else ""
+
+    def _url_of(self, page: int) -> str:
+        return str(self.get_query_string({PAGE_VAR: page}))
+
+
 class LogAdmin(ViewOnly, ModelAdmin):  # type: ignore[misc]
-    pass
+    paginator = LogPaginator
+    show_full_result_count = False
+    list_disable_select_all = True  # an action takes one page at most
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        return LogChangeList
 
 
 class LogInline(ViewOnly, TabularInline):  # type: ignore[misc]

@@ -4,14 +4,12 @@ import re
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from hashlib import sha256
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
-from django.core.paginator import Page, Paginator
 from django.db import IntegrityError
-from django.db.models import Prefetch, QuerySet
+from django.db.models import Prefetch
 from django.http import HttpResponseBase
 from django.utils import timezone
-from django.utils.functional import cached_property
 from django.utils.translation import gettext as _
 from django_filters import rest_framework as filters
 from drf_spectacular.types import OpenApiTypes
@@ -25,6 +23,7 @@ from rest_framework.reverse import reverse
 
 from datasources.connectors.base import ConnectorError
 from exporter_site.access.models import Scope
+from exporter_site.paging import MOST_COUNTED, CappedPaginator
 from exporter_site.rest import ChangesViewSet, Problem, ScopedViewSet, answers, documented, rights_to
 from exporter_site.rest_input import AnyType, ChoicesFilter, IdFilter, Pages, WordFilter, YesNoFilter, no_such_page
 from notifications.models import Delivery
@@ -49,7 +48,6 @@ from tasks.writers import writers
 
 FILE_TYPES = (*(writers.get(name).content_type for name in writers), "application/zip", "application/octet-stream")
 DELIVERIES = Prefetch("deliveries", Delivery.objects.defer("payload", "history"))
-MOST_COUNTED = 10_000  # rows; beyond that a list says null, and stays fast
 
 T = TypeVar("T")
 IDEMPOTENCY_KEY = OpenApiParameter(
@@ -219,34 +217,10 @@ class ExportTaskViewSet(ChangesViewSet):
         return Response(data, status=status.HTTP_202_ACCEPTED)
 
 
-class _CappedPaginator(Paginator):  # type: ignore[type-arg]
-    """Counts no further than it must to know that there are many."""
-
-    @cached_property
-    def counted(self) -> int | None:
-        rows = cast("QuerySet[Execution]", self.object_list).order_by()
-        found = rows.values("pk")[: MOST_COUNTED + 1].count()
-        return found if found <= MOST_COUNTED else None
-
-    @property
-    def count(self) -> int:
-        return self.counted if self.counted is not None else 1 << 31
-
-    def page(self, number: Any) -> Any:
-        """Numbers first, then their rows: an index gives the numbers, however many come before them and however they are
-        sorted, while rows are wide."""
-        number = self.validate_number(number)
-        first = (number - 1) * self.per_page
-        found = cast("QuerySet[Execution]", self.object_list).values_list("pk", flat=True)
-        numbers = list(found[first : first + self.per_page])
-        rows = Execution.objects.prefetch_related(DELIVERIES).in_bulk(numbers)
-        return Page([rows[pk] for pk in numbers if pk in rows], number, self)
-
-
 class LogPages(Pages):
     """`count` is null when there are more than ten thousand."""
 
-    django_paginator_class = _CappedPaginator
+    django_paginator_class = CappedPaginator
     page: Any
 
     def paginate_queryset(self, queryset: Any, request: Request, view: Any = None) -> list[Any] | None:

@@ -1,4 +1,4 @@
-"""Executions in the admin, with their messages, links and downloads."""
+"""Executions in the admin: their list, and the page of each."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -8,123 +8,45 @@ from typing import Any
 from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin.utils import unquote
+from django.core.exceptions import PermissionDenied
+from django.core.paginator import Paginator
 from django.db.models import Prefetch, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import get_object_or_404
-from django.urls import reverse
+from django.template.loader import render_to_string
+from django.urls import URLPattern, path, reverse
 from django.utils import timezone
-from django.utils.html import format_html, format_html_join
+from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _t
 from django.utils.translation import gettext_lazy as _
+from django.views.decorators.http import require_POST, require_safe
 from unfold.contrib.filters.admin import RangeDateTimeFilter
 from unfold.decorators import action, display
 
 from exporter_site.access import audit
 from exporter_site.formats import human_duration, human_size
-from exporter_site.modeladmin import LogAdmin, LogInline, ScopedAdmin, ScopedFilter
-from notifications.admin import DeliveryInline, say_resent
+from exporter_site.modeladmin import LogAdmin, LookedUpFilter, ScopedAdmin, ScopedFilter
 from notifications.models import Arrival, Delivery
-from tasks import announce, reasons
+from tasks import execution_acts, execution_filters
 from tasks.dashboard_filters import EndedFilter
 from tasks.downloads import parts_of
-from tasks.models import Download, DownloadLink, Execution, ExportTask
-from tasks.states import Status, Trigger
-from tasks.writers.base import FIDELITY
+from tasks.execution_page import ICONS, OPERATE, SEE_SQL, STATUS_COLOURS, RunPage, elapsed_of
+from tasks.live import looked_at
+from tasks.models import DownloadLink, Execution
+from tasks.states import Status
 
-SEE_SQL = "tasks.view_sql"
-STATUS_COLOURS = {
-    Status.QUEUED.value: "info",
-    Status.RUNNING.value: "primary",
-    Status.SUCCEEDED.value: "success",
-    Status.FAILED.value: "danger",
-    Status.TIMED_OUT.value: "danger",
-    Status.CANCELLED.value: "warning",
-    Status.MISSED.value: "warning",
-    Status.SKIPPED.value: "warning",
-}
+__all__ = ["SEE_SQL", "STATUS_COLOURS", "ExecutionAdmin"]  # for tasks/admin.py
 
+# What a list does not show, and what makes rows wide.
+WIDE = ("sql", "sql_template", "params", "history", "error", "fidelity")
+MOST_WATCHED = 200  # runs of one page of the list
 ARRIVAL_COLOURS = {
     Arrival.OPEN.value: "info",
     Arrival.ALL.value: "success",
     Arrival.SOME.value: "warning",
     Arrival.NONE.value: "danger",
 }
-
-
-class DownloadLinkInline(LogInline):
-    model = DownloadLink
-    fields = readonly_fields = ("address", "state", "created_at", "expires_at", "login_required", "downloads")
-
-    def get_queryset(self, request: HttpRequest) -> QuerySet[DownloadLink]:
-        queryset: QuerySet[DownloadLink] = super().get_queryset(request)
-        return queryset.select_related("revoked_by")
-
-    @display(description=_("link"))
-    def address(self, link: DownloadLink) -> SafeString:
-        return format_html('<a href="{}" class="exporter-code underline">{}</a>', link.path, link.url or link.path)
-
-    @display(description=_("state"))
-    def state(self, link: DownloadLink) -> str:
-        if link.revoked_at:
-            return _t("revoked on {when} by {who}").format(when=_minute(link.revoked_at), who=link.revoked_by or "-")
-        return _t("valid") if link.expires_at > timezone.now() else _t("expired")
-
-
-@display(description=_("who"))
-def reader_of(download: Download) -> str:
-    """A name, or the number of a link that needs none."""
-    if download.username:
-        return download.username
-    return _t("whoever had the link {link}").format(link=download.link) if download.link else _t("whoever had a link")
-
-
-@display(description=_("size"))
-def size_of(download: Download) -> str:
-    return human_size(download.bytes) if download.bytes is not None else "-"
-
-
-class DownloadInline(LogInline):
-    model = Download
-    fields = readonly_fields = ("at", "filename", size_of, reader_of, "address")
-
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Download]:
-        queryset: QuerySet[Download] = super().get_queryset(request)
-        return queryset.select_related("link")
-
-
-class ThroughFilter(admin.SimpleListFilter):
-    title = _("how it was reached")
-    parameter_name = "through"
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
-        return [("link", _("without login, through a link")), ("login", _("after login"))]
-
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Download]) -> QuerySet[Download]:
-        if self.value() == "link":
-            return queryset.filter(username="")
-        return queryset.exclude(username="") if self.value() == "login" else queryset
-
-
-@admin.register(Download)
-class DownloadAdmin(ScopedAdmin, LogAdmin):
-    list_display = ("at", "task_name", "filename", size_of, reader_of, "address")
-    list_filter = (ThroughFilter, ("at", RangeDateTimeFilter))
-    list_filter_submit = True
-    list_select_related = ("link",)
-    search_fields = ("task_name", "filename", "username", "address", "user_agent")
-    show_full_result_count = False
-    readonly_fields = (size_of, reader_of)
-    fields = (
-        "filename",
-        ("task_name", "execution"),
-        ("part", size_of),
-        (reader_of, "link"),
-        ("at", "address"),
-        "user_agent",
-    )
-
-
 NEW_LINK = {
     "title": _("New link"),
     "description": _("Whoever has the link may fetch the files of this run until it expires or is revoked."),
@@ -149,14 +71,27 @@ def of_a_shown_run(view: Callable[..., HttpResponse]) -> Callable[..., HttpRespo
     return opened
 
 
+def cell(name: str) -> Callable[[Callable[..., Any]], Callable[..., SafeString]]:
+    """A cell of the list that static/executions.js fills anew while its run goes on."""
+
+    def marked(show: Callable[..., Any]) -> Callable[..., SafeString]:
+        @wraps(show)
+        def shown(model_admin: Any, execution: Execution) -> SafeString:
+            return format_html('<span id="run-{}-{}">{}</span>', execution.pk, name, show(model_admin, execution))
+
+        return shown
+
+    return marked
+
+
 @admin.register(Execution)
 class ExecutionAdmin(ScopedAdmin, LogAdmin):
     list_display = (
         "id",
         "task_name",
         "state",
-        "planned_at",
-        "trigger",
+        "planned_shown",
+        "trigger_shown",
         "rows_shown",
         "size_shown",
         "duration_shown",
@@ -164,130 +99,110 @@ class ExecutionAdmin(ScopedAdmin, LogAdmin):
         "download",
     )
     list_display_links = ("id", "task_name")
-    list_filter = ("status", EndedFilter, "trigger", ("data_source", ScopedFilter), ("planned_at", RangeDateTimeFilter))
+    list_filter = (
+        execution_filters.StateFilter,
+        EndedFilter,
+        "trigger",
+        ("data_source", ScopedFilter),
+        ("task", LookedUpFilter),
+        ("planned_at", RangeDateTimeFilter),
+    )
     list_filter_submit = True
-    search_fields = ("task_name", "filename")
-    show_full_result_count = False
+    list_per_page = 50
+    # By these there is an index, whatever the filter.
+    sortable_by = ("id", "planned_shown")
+    search_fields = ("task_name",)  # that there is a field to search in; get_search_results() says how
+    search_help_text = _("Task, beginning of a file name, or #number")
     actions = ("cancel", "run_again", "send_again", "send_again_to_everybody", "revoke_links")
     actions_detail = ("new_link", "revoke")
-    inlines = (DeliveryInline, DownloadLinkInline, DownloadInline)
-    fieldsets = (
-        (None, {"fields": ("task_name", "status", "reason_shown", "error_shown", "download", "parts")}),
-        (
-            _("Figures"),
-            {"fields": (("rows_shown", "size_shown", "duration_shown"), "fidelity_shown", "progress_shown")},
-        ),
-        (
-            _("Times"),
-            {
-                "fields": (
-                    ("planned_at", "queued_at"),
-                    ("started_at", "finished_at"),
-                    ("not_before", "missed_range"),
-                    ("trigger", "priority", "created_by"),
-                )
-            },
-        ),
-        (_("Query"), {"fields": ("sql_shown", "params")}),
-        (_("Details"), {"fields": ("checksum", ("worker", "attempt", "retries"), "history_shown")}),
-    )
+    change_list_template = "admin/tasks/execution/list.html"
+    change_form_template = "admin/tasks/execution/page.html"
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Execution]:
         queryset: QuerySet[Execution] = super().get_queryset(request)
         return queryset.prefetch_related(Prefetch("deliveries", Delivery.objects.defer("payload", "history")))
 
+    def get_paginator(self, request: HttpRequest, queryset: Any, per_page: int, *args: Any, **kwargs: Any) -> Paginator:  # type: ignore[type-arg]
+        paginator: Paginator = super().get_paginator(request, queryset.defer(*WIDE), per_page, *args, **kwargs)  # type: ignore[type-arg]
+        return paginator
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Execution], search_term: str
+    ) -> tuple[QuerySet[Execution], bool]:
+        words = search_term.strip()
+        return (execution_filters.search(queryset, request.user, words) if words else queryset), False
+
     def get_fieldsets(self, request: HttpRequest, obj: Execution | None = None) -> Any:
-        if request.user.has_perm(SEE_SQL):
-            return self.fieldsets
-        # The database's own words quote the SQL.
-        hidden = {"sql_shown", "params", "error_shown", "history_shown"}
-        shown = (
-            (title, tuple(row for row in options["fields"] if row not in hidden)) for title, options in self.fieldsets
+        return ()  # the page has a form of its own
+
+    def get_urls(self) -> list[URLPattern]:
+        pages: list[tuple[str, str, Callable[..., HttpResponse]]] = [
+            ("live/", "watch", require_safe(self.watch_list)),
+            ("<int:object_id>/live/", "live", require_safe(self.watch_run)),
+            ("<int:object_id>/cancel/", "cancel", require_POST(self.cancel_run)),
+            ("<int:object_id>/run-again/", "run_again", require_POST(self.run_run_again)),
+            ("<int:object_id>/send-again/", "send_again", require_POST(self.send_run_again)),
+        ]
+        ours = [
+            path(place, self.admin_site.admin_view(view), name=f"tasks_execution_{name}") for place, name, view in pages
+        ]
+        theirs: list[URLPattern] = super().get_urls()
+        return ours + theirs
+
+    # The list
+
+    @display(description=_("state"))
+    def state(self, execution: Execution) -> SafeString:
+        watched = "" if execution.is_finished else format_html(' data-unfinished="{}"', execution.pk)
+        return format_html(
+            '<span id="run-{}-state"{} class="exporter-badge exporter-badge-{}">'
+            '<span class="material-symbols-outlined" aria-hidden="true">{}</span>{}</span>',
+            execution.pk,
+            watched,
+            STATUS_COLOURS[execution.status],
+            ICONS[Status(execution.status)],
+            execution.get_status_display(),
         )
-        return [(title, {"fields": fields}) for title, fields in shown if fields]
 
-    def get_readonly_fields(self, request: HttpRequest, obj: Execution | None = None) -> tuple[str, ...]:
-        return tuple(name for _title, options in self.fieldsets for row in options["fields"] for name in _flat(row))
+    @display(description=_("planned time"), ordering="planned_at")
+    def planned_shown(self, execution: Execution) -> str:
+        return timezone.localtime(execution.planned_at).strftime("%Y-%m-%d %H:%M:%S")
 
-    @display(description=_("state"), label=STATUS_COLOURS, ordering="status")
-    def state(self, execution: Execution) -> tuple[str, str]:
-        return execution.status, execution.get_status_display()
+    @display(description=_("started by"))
+    def trigger_shown(self, execution: Execution) -> str:
+        return execution.get_trigger_display()
 
-    @display(description=_("rows"), ordering="rows_count")
+    @display(description=_("rows"))
+    @cell("rows")
     def rows_shown(self, execution: Execution) -> str:
-        return f"{execution.rows_count:,}" if execution.rows_count is not None else "-"
+        rows = execution.progress.get("rows") if execution.status == Status.RUNNING else execution.rows_count
+        return f"{rows:,}" if rows is not None else "-"
 
-    @display(description=_("size"), ordering="file_size")
+    @display(description=_("size"))
+    @cell("size")
     def size_shown(self, execution: Execution) -> str:
-        return human_size(execution.file_size) if execution.file_size is not None else "-"
+        size = execution.progress.get("bytes") if execution.status == Status.RUNNING else execution.file_size
+        return human_size(size) if size is not None else "-"
 
-    @display(description=_("duration"), ordering="duration_seconds")
+    @display(description=_("duration"))
+    @cell("duration")
     def duration_shown(self, execution: Execution) -> str:
-        return human_duration(execution.duration_seconds) if execution.duration_seconds is not None else "-"
+        seconds = (
+            elapsed_of(execution, timezone.now()) if execution.status == Status.RUNNING else execution.duration_seconds
+        )
+        return human_duration(seconds) if seconds is not None else "-"
 
-    @display(description=_("messages"), label=ARRIVAL_COLOURS)
-    def delivered_shown(self, execution: Execution) -> tuple[str, str] | None:
+    @display(description=_("messages"))
+    @cell("messages")
+    def delivered_shown(self, execution: Execution) -> str | SafeString:
         arrival = Arrival.of(execution.deliveries.all())
-        return (arrival.value, str(arrival.label)) if arrival else None
-
-    @display(description=_("progress"))
-    def progress_shown(self, execution: Execution) -> str:
-        if execution.status != Status.RUNNING:
+        if arrival is None:
             return "-"
-        rows, size = execution.progress.get("rows", 0), execution.progress.get("bytes", 0)
-        return _t("{rows} rows, {size}").format(rows=f"{rows:,}", size=human_size(size))
-
-    @display(description=_("reason"))
-    def reason_shown(self, execution: Execution) -> str:
-        if execution.status == Status.QUEUED and execution.not_before:
-            when = timezone.localtime(execution.not_before).strftime("%H:%M:%S")
-            return f"{execution.reason_sentence} " + _t("It is tried again after {when}.").format(when=when)
-        return f"{execution.reason_sentence} {execution.reason_remedy}".strip() or "-"
-
-    @display(description=_("message of the database"))
-    def error_shown(self, execution: Execution) -> str | SafeString:
-        return format_html('<pre class="exporter-code">{}</pre>', execution.error) if execution.error else "-"
-
-    @display(description=_("SQL as it ran"))
-    def sql_shown(self, execution: Execution) -> SafeString:
-        return format_html('<pre class="exporter-code">{}</pre>', execution.sql or execution.sql_template)
-
-    @display(description="SHA-256")
-    def checksum(self, execution: Execution) -> str | SafeString:
-        return format_html('<span class="exporter-code">{}</span>', execution.sha256) if execution.sha256 else "-"
-
-    @display(description=_("changed cells"))
-    def fidelity_shown(self, execution: Execution) -> str | SafeString:
-        if not execution.fidelity:
-            return _t("none: every cell is as the database holds it") if execution.files else "-"
-        lines = ((f"{count:,}", FIDELITY.get(code, code)) for code, count in execution.fidelity.items())
-        return format_html_join("", "{} {}<br>", lines)
-
-    @display(description=_("missed times"))
-    def missed_range(self, execution: Execution) -> str:
-        if execution.range_start is None:
-            return "-"
-        first, last = _minute(execution.range_start), _minute(execution.planned_at)
-        return _t("{count} times from {first} to {last}").format(
-            count=f"{execution.occurrences:,}", first=first, last=last
-        )
-
-    @display(description=_("earlier attempts"))
-    def history_shown(self, execution: Execution) -> str | SafeString:
-        if not execution.history:
-            return "-"
-        lines = (
-            (
-                attempt["attempt"],
-                timezone.localtime(datetime.fromisoformat(attempt["ended_at"])).strftime("%Y-%m-%d %H:%M:%S"),
-                reasons.sentence(attempt["reason"]),
-                attempt["error"],
-            )
-            for attempt in execution.history
-        )
-        return format_html_join("", "#{} {} {} {}<br>", lines)
+        colour = ARRIVAL_COLOURS[arrival.value]
+        return format_html('<span class="exporter-badge exporter-badge-{}">{}</span>', colour, arrival.label)
 
     @display(description=_("file"))
+    @cell("file")
     def download(self, execution: Execution) -> str | SafeString:
         if not execution.files:
             return "-"
@@ -300,55 +215,83 @@ class ExecutionAdmin(ScopedAdmin, LogAdmin):
         url = reverse("tasks:download", args=[execution.pk])
         return format_html('<a href="{}" class="text-primary-600 dark:text-primary-500 underline">{}</a>', url, name)
 
-    @display(description=_("parts"))
-    def parts(self, execution: Execution) -> str | SafeString:
-        if len(execution.files) < 2 or execution.files_removed_at:
-            return "-"
-        url = reverse("tasks:download", args=[execution.pk])
-        lines = (
-            (url, number, part["path"].rpartition("/")[2], f"{part['rows']:,}", human_size(part["size"]))
-            for number, part in enumerate(execution.files, start=1)
-        )
-        return format_html_join("", '<a href="{}?part={}" class="underline">{}</a> ({} · {})<br>', lines)
+    def watch_list(self, request: HttpRequest) -> HttpResponse:
+        """The cells of the runs ?ids=1,2,3 that change, as HTML. For static/executions.js."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        numbers = [int(text) for text in request.GET.get("ids", "").split(",") if _is_number(text)]
+        runs = self.get_queryset(request).filter(pk__in=numbers[:MOST_WATCHED]).defer(*WIDE)
+        shows = (self.state, self.rows_shown, self.size_shown, self.duration_shown, self.delivered_shown, self.download)
+        return looked_at(request, "".join(show(run) for run in runs for show in shows))
+
+    # The page of a run
+
+    def render_change_form(
+        self,
+        request: HttpRequest,
+        context: dict[str, Any],
+        add: bool = False,
+        change: bool = False,
+        form_url: str = "",
+        obj: Execution | None = None,
+    ) -> Any:
+        if obj is not None:
+            context["page"] = RunPage(obj, request.user)
+        return super().render_change_form(request, context, add, change, form_url, obj)
+
+    def watch_run(self, request: HttpRequest, object_id: int) -> HttpResponse:
+        """The parts of a run's page that change, as HTML; all of them once it has ended. For static/executions.js."""
+        page = RunPage(self._run(request, object_id), request.user)
+        return looked_at(request, render_to_string("admin/tasks/execution/live.html", {"page": page}))
+
+    def cancel_run(self, request: HttpRequest, object_id: int) -> HttpResponse:
+        execution_acts.cancel(request, [self._run_to_operate(request, object_id)])
+        return _back_to(request, object_id)
+
+    def run_run_again(self, request: HttpRequest, object_id: int) -> HttpResponse:
+        again = execution_acts.run_again(request, [self._run_to_operate(request, object_id)])
+        return _back_to(request, again[0].pk if again else object_id)
+
+    def send_run_again(self, request: HttpRequest, object_id: int) -> HttpResponse:
+        """All messages of the run, or the one that the form names as `delivery`, to those they did not reach."""
+        execution = self._run_to_operate(request, object_id)
+        if number := request.POST.get("delivery", ""):
+            if not _is_number(number):
+                raise Http404
+            execution_acts.send_message_again(request, get_object_or_404(execution.deliveries, pk=number))
+        else:
+            execution_acts.send_again(request, [execution])
+        return _back_to(request, object_id)
+
+    def _run(self, request: HttpRequest, object_id: int) -> Execution:
+        """Raises PermissionDenied, or Http404 for a run that is not there for the user."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        runs = Execution.objects.for_user(request.user).select_related("task", "data_source", "created_by")
+        return get_object_or_404(runs, pk=object_id)
+
+    def _run_to_operate(self, request: HttpRequest, object_id: int) -> Execution:
+        if not self.has_operate_permission(request):
+            raise PermissionDenied
+        return self._run(request, object_id)
+
+    # Actions
 
     @action(description=_("Cancel"), permissions=["operate"])
     def cancel(self, request: HttpRequest, queryset: QuerySet[Execution]) -> None:
-        for execution in queryset:
-            if Execution.objects.request_cancel(execution.pk):
-                messages.success(request, _t("{execution} is being cancelled.").format(execution=execution))
-            else:
-                messages.warning(request, _t("{execution} has already ended.").format(execution=execution))
+        execution_acts.cancel(request, queryset)
 
     @action(description=_("Run again"), permissions=["operate"])
     def run_again(self, request: HttpRequest, queryset: QuerySet[Execution]) -> None:
-        # The task may read another source by now: that one must be granted, too.
-        tasks = ExportTask.objects.for_user(request.user).in_bulk([execution.task_id for execution in queryset])
-        for execution in queryset:
-            task = tasks.get(execution.task_id)
-            if task is None:
-                messages.error(request, _t("The task of {execution} has been deleted.").format(execution=execution))
-                continue
-            again = Execution.objects.enqueue(
-                task,
-                trigger=Trigger.MANUAL,
-                planned_at=execution.planned_at,
-                params=execution.params,
-                format=execution.format,
-                created_by=request.user,
-            )
-            messages.success(request, _t("{execution} is queued for the same planned time.").format(execution=again))
+        execution_acts.run_again(request, queryset)
 
     @action(description=_("Send messages again to those they did not reach"), permissions=["operate"])
     def send_again(self, request: HttpRequest, queryset: QuerySet[Execution]) -> None:
-        self._resend(request, queryset, everybody=False)
+        execution_acts.send_again(request, queryset.select_related("task"))
 
     @action(description=_("Send messages again to everybody"), permissions=["operate"])
     def send_again_to_everybody(self, request: HttpRequest, queryset: QuerySet[Execution]) -> None:
-        self._resend(request, queryset, everybody=True)
-
-    def _resend(self, request: HttpRequest, queryset: QuerySet[Execution], *, everybody: bool) -> None:
-        again = [announce.resend(execution, everybody=everybody) for execution in queryset.select_related("task")]
-        say_resent(request, sum(map(len, again)))
+        execution_acts.send_again(request, queryset.select_related("task"), everybody=True)
 
     @of_a_shown_run
     @action(description=_("New link"), permissions=["issue"], icon="add_link", dialog=NEW_LINK)
@@ -377,7 +320,7 @@ class ExecutionAdmin(ScopedAdmin, LogAdmin):
         messages.success(request, _t("{count} links revoked.").format(count=count))
 
     def has_operate_permission(self, request: HttpRequest) -> bool:
-        return request.user.has_perm("tasks.run_exporttask")
+        return request.user.has_perm(OPERATE)
 
     def has_issue_permission(self, request: HttpRequest, object_id: str | None = None) -> bool:
         return request.user.has_perms(("tasks.download_execution", "tasks.add_downloadlink"))
@@ -386,17 +329,17 @@ class ExecutionAdmin(ScopedAdmin, LogAdmin):
         return request.user.has_perms(("tasks.view_execution", "tasks.change_downloadlink"))
 
 
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) < 19
+
+
 def _minute(moment: datetime) -> str:
     return timezone.localtime(moment).strftime("%Y-%m-%d %H:%M")
 
 
-def _back_to(request: HttpRequest, object_id: str) -> HttpResponse:
+def _back_to(request: HttpRequest, object_id: str | int) -> HttpResponse:
     """To the execution's page, from a dialog in it: the script in the page follows a header, no redirect."""
     url = reverse("admin:tasks_execution_change", args=[object_id])
     if request.headers.get("HX-Request"):
         return HttpResponse(headers={"HX-Redirect": url})
     return HttpResponseRedirect(url)
-
-
-def _flat(row: str | tuple[str, ...]) -> tuple[str, ...]:
-    return (row,) if isinstance(row, str) else row

@@ -84,6 +84,11 @@ admin:tasks_exporttask_cron                              | POST      | login 405
 admin:tasks_exporttask_{preview_message,test_message}    | GET       | login 405 405 405 405
 admin:tasks_exporttask_preview_message                   | POST      | login 403 403 200 200
 admin:tasks_exporttask_test_message                      | POST      | login 403 403 403 200
+admin:tasks_execution_{watch,live}                        | POST      | login 405 405 405 405
+admin:tasks_execution_watch                              | GET       | login 200 200 200 200
+admin:tasks_execution_live                               | GET       | login 200 200 200 200      | 404
+admin:tasks_execution_{cancel,run_again,send_again}      | GET       | login 405 405 405 405
+admin:tasks_execution_{cancel,run_again,send_again}      | POST      | login 403 away away away   | 404
 admin:tasks_exporttask_add admin:notifications_notificationrule_add \
                                                          | GET       | login 403 403 200 200
 admin:tasks_exporttask_add admin:notifications_notificationrule_add \

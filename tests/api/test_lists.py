@@ -10,7 +10,7 @@ from rest_framework.test import APIClient
 
 from datasources.models import DataSource
 from notifications.models import Channel
-from tasks import api
+from exporter_site import paging
 from tasks.models import Execution, ExportTask
 from tasks.states import Status, Trigger
 from tests.api.conftest import client_of, error_of
@@ -244,7 +244,7 @@ def test_only_what_is_granted_is_listed_and_found(shop: DataSource, orders: Expo
 
 
 def test_a_long_log_says_null_instead_of_counting(admin: APIClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "MOST_COUNTED", 5)
+    monkeypatch.setattr(paging, "MOST_COUNTED", 5)
     task = make_task()
     runs = [make_execution(task).pk for _number in range(7)]
     first = admin.get("/api/logs?page_size=4").json()
