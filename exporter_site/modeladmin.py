@@ -122,7 +122,8 @@ class LogChangeList(ChangeList):  # type: ignore[misc]  # untyped library
     """A page of a log, which may be long: the first ten thousand rows are counted, the others are leafed through."""
 
     def get_results(self, request: HttpRequest) -> None:
-        paginator = self.model_admin.get_paginator(request, self.queryset, self.list_per_page)
+        rows = self.queryset.defer(*self.model_admin.list_defer)
+        paginator = self.model_admin.get_paginator(request, rows, self.list_per_page)
         try:
             self.result_list = paginator.page(self.page_num).object_list
         except InvalidPage:
@@ -154,7 +155,9 @@ class LogChangeList(ChangeList):  # type: ignore[misc]  # untyped library
 class LogAdmin(ViewOnly, ModelAdmin):  # type: ignore[misc]
     paginator = LogPaginator
     show_full_result_count = False
+    show_facets = admin.ShowFacets.NEVER  # a count for each choice of each filter
     list_disable_select_all = True  # an action takes one page at most
+    list_defer: tuple[str, ...] = ()  # wide fields that the list does not show
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         return LogChangeList

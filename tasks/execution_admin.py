@@ -9,7 +9,6 @@ from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied
-from django.core.paginator import Paginator
 from django.db.models import Prefetch, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import get_object_or_404
@@ -109,6 +108,7 @@ class ExecutionAdmin(ScopedAdmin, LogAdmin):
     )
     list_filter_submit = True
     list_per_page = 50
+    list_defer = WIDE
     # By these there is an index, whatever the filter.
     sortable_by = ("id", "planned_shown")
     search_fields = ("task_name",)  # that there is a field to search in; get_search_results() says how
@@ -121,10 +121,6 @@ class ExecutionAdmin(ScopedAdmin, LogAdmin):
     def get_queryset(self, request: HttpRequest) -> QuerySet[Execution]:
         queryset: QuerySet[Execution] = super().get_queryset(request)
         return queryset.prefetch_related(Prefetch("deliveries", Delivery.objects.defer("payload", "history")))
-
-    def get_paginator(self, request: HttpRequest, queryset: Any, per_page: int, *args: Any, **kwargs: Any) -> Paginator:  # type: ignore[type-arg]
-        paginator: Paginator = super().get_paginator(request, queryset.defer(*WIDE), per_page, *args, **kwargs)  # type: ignore[type-arg]
-        return paginator
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Execution], search_term: str

@@ -9,8 +9,8 @@ from django.test.utils import CaptureQueriesContext
 from rest_framework.test import APIClient
 
 from datasources.models import DataSource
-from notifications.models import Channel
 from exporter_site import paging
+from notifications.models import Channel
 from tasks.models import Execution, ExportTask
 from tasks.states import Status, Trigger
 from tests.api.conftest import client_of, error_of

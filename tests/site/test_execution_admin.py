@@ -151,7 +151,7 @@ class TestPage:
                 "ended_at": timezone.now().isoformat(),
                 "reason": "sql_error",
                 "error": "canary-history",
-            }  # fmt: skip
+            }
         ]
         Execution.objects.filter(pk=run.pk).update(history=history)
         viewer = client_of(make_user(role="viewer", sources=[run.data_source]))
@@ -165,17 +165,32 @@ class TestPage:
         delivery = owing(
             channel_name=nasty,
             error=nasty,
-            recipients={
-                nasty: {"verdict": "refused", "at": timezone.now().isoformat(), "reason": "", "text": nasty}
-            },  # fmt: skip
+            recipients={nasty: {"verdict": "refused", "at": timezone.now().isoformat(), "reason": "", "text": nasty}},
         )
         run = delivery.execution
-        history = [{"attempt": 1, "started_at": None, "ended_at": timezone.now().isoformat(), "reason": nasty, "error": nasty, "worker": nasty}]  # fmt: skip
+        history = [
+            {
+                "attempt": 1,
+                "started_at": None,
+                "ended_at": timezone.now().isoformat(),
+                "reason": nasty,
+                "error": nasty,
+                "worker": nasty,
+            }
+        ]
         files = [{"path": f"2026/{nasty.replace('/', '')}", "rows": 1, "size": 1, "sha256": ""}]
         Execution.objects.filter(pk=run.pk).update(
-            task_name=nasty, error=nasty, sql=nasty, params={nasty: nasty}, history=history, files=files, filename=nasty,
-            fidelity={nasty: 1}, reason=nasty[:40], worker=nasty,
-        )  # fmt: skip
+            task_name=nasty,
+            error=nasty,
+            sql=nasty,
+            params={nasty: nasty},
+            history=history,
+            files=files,
+            filename=nasty,
+            fidelity={nasty: 1},
+            reason=nasty[:40],
+            worker=nasty,
+        )
         for url in (url_of(run), url_of(run, "live"), LIST, f"{reverse('admin:tasks_execution_watch')}?ids={run.pk}"):
             page = admin.get(url).content.decode()
             assert "<script>alert" not in page
@@ -260,7 +275,9 @@ class TestButtons:
         assert buttons_of(admin, done) == {"run again", "download"}
         failed = owing().execution
         assert buttons_of(admin, failed) == {"run again", "send again"}
-        Delivery.objects.update(recipients={"a@x.cn": {"verdict": "accepted", "at": timezone.now().isoformat(), "reason": "", "text": ""}})  # fmt: skip
+        Delivery.objects.update(
+            recipients={"a@x.cn": {"verdict": "accepted", "at": timezone.now().isoformat(), "reason": "", "text": ""}}
+        )
         assert buttons_of(admin, failed) == {"run again"}
         Execution.objects.filter(pk=done.pk).update(task=None)
         assert buttons_of(admin, done) == {"download"}
