@@ -7,11 +7,10 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.translation import gettext as _t
 from django.utils.translation import gettext_lazy as _
-from unfold.contrib.filters.admin import RangeDateTimeFilter
 from unfold.decorators import display
 
 from exporter_site.formats import human_size
-from exporter_site.modeladmin import LogAdmin, ScopedAdmin
+from exporter_site.modeladmin import LogAdmin, ScopedAdmin, TimesFilter
 from tasks.models import Download
 
 
@@ -44,7 +43,7 @@ class ThroughFilter(admin.SimpleListFilter):
 @admin.register(Download)
 class DownloadAdmin(ScopedAdmin, LogAdmin):
     list_display = ("at", "task_name", "filename", size_of, reader_of, "address")
-    list_filter = (ThroughFilter, ("at", RangeDateTimeFilter))
+    list_filter = (ThroughFilter, ("at", TimesFilter))
     list_filter_submit = True
     list_select_related = ("link",)
     search_fields = ("task_name", "filename", "username", "address", "user_agent")

@@ -20,12 +20,11 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _t
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.http import require_POST, require_safe
-from unfold.contrib.filters.admin import RangeDateTimeFilter
 from unfold.decorators import action, display
 
 from exporter_site.access import audit
 from exporter_site.formats import human_duration, human_size
-from exporter_site.modeladmin import LogAdmin, LookedUpFilter, ScopedAdmin, ScopedFilter
+from exporter_site.modeladmin import LogAdmin, LookedUpFilter, ScopedAdmin, ScopedFilter, TimesFilter
 from notifications.models import Arrival, Delivery
 from tasks import execution_acts, execution_filters
 from tasks.dashboard_filters import EndedFilter
@@ -104,7 +103,7 @@ class ExecutionAdmin(ScopedAdmin, LogAdmin):
         "trigger",
         ("data_source", ScopedFilter),
         ("task", LookedUpFilter),
-        ("planned_at", RangeDateTimeFilter),
+        ("planned_at", TimesFilter),
     )
     list_filter_submit = True
     list_per_page = 50

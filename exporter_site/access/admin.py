@@ -17,13 +17,12 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _t
 from django.utils.translation import gettext_lazy as _
 from unfold.admin import ModelAdmin, TabularInline
-from unfold.contrib.filters.admin import RangeDateTimeFilter
 from unfold.decorators import action, display
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 
 from exporter_site.access.models import ApiKey, AuditEvent, Grant
 from exporter_site.access.roles import LABELS, SUMMARIES
-from exporter_site.modeladmin import LogAdmin
+from exporter_site.modeladmin import LogAdmin, TimesFilter
 
 admin.site.unregister(User)
 admin.site.unregister(Group)
@@ -257,7 +256,7 @@ class ApiKeyAdmin(ModelAdmin):  # type: ignore[misc]
 class AuditEventAdmin(LogAdmin):
     list_display = ("at", "username", "action", "subject_name", "kind_shown", "via", "address")
     list_display_links = ("at", "subject_name")
-    list_filter = ("action", "via", ("at", RangeDateTimeFilter))
+    list_filter = ("action", "via", ("at", TimesFilter))
     list_filter_submit = True
     search_fields = ("username", "subject_name", "note", "address")
     show_full_result_count = False

@@ -401,6 +401,31 @@ class TestList:
         assert self.found(admin, "q=Daily") == set()
         assert self.found(admin, "q=销售") == {first.pk}
 
+    @pytest.mark.parametrize(
+        ("query", "found"),
+        [
+            ("from_0=2026-03-10", {"noon", "later"}),
+            ("from_0=2026-03-10&from_1=12:30", {"later"}),
+            ("from_0=2026-03-10&to_0=2026-03-10", {"noon"}),
+            ("to_0=2026-03-10&to_1=11:59", {"before"}),
+            ("from_0=nonsense", set()),
+            ("to_0=0001-01-01", set()),
+            ("", {"before", "noon", "later"}),
+        ],
+    )
+    def test_planned_times_are_of_the_readers_zone(self, admin: Client, query: str, found: set[str]) -> None:
+        moments = {"before": "2026-03-09T15:59Z", "noon": "2026-03-10T04:00Z", "later": "2026-03-10T16:00Z"}
+        runs = {name: make_execution(planned_at=moment).pk for name, moment in moments.items()}
+        parameters = "&".join(f"planned_at_{part}" for part in query.split("&"))
+        assert self.found(admin, parameters if query else "") == {runs[name] for name in found}
+
+    def test_planned_times_are_read_as_the_form_writes_them_in_chinese(self) -> None:
+        client = Client(headers={"accept-language": "zh-hans"})
+        client.force_login(make_admin())
+        run = make_execution(planned_at="2026-03-10T04:00Z")
+        make_execution(planned_at="2026-03-09T04:00Z")
+        assert self.found(client, "planned_at_from_0=2026/03/10&planned_at_from_1=00:00:00") == {run.pk}
+
     def test_a_search_finds_only_what_is_granted(self, admin: Client) -> None:
         mine, theirs = make_task(name="report one"), make_task(name="report two")
         run, other = make_execution(mine, filename="r.xlsx"), make_execution(theirs, filename="r.xlsx")
