@@ -150,6 +150,8 @@ class RunPage:
 
     @cached_property
     def _has_task(self) -> bool:
+        if self.execution.task_id is None:
+            return False
         # It may read another source by now, which is not granted.
         return ExportTask.objects.for_user(self._user).filter(pk=self.execution.task_id).exists()
 

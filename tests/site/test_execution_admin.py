@@ -401,6 +401,14 @@ class TestList:
         assert self.found(admin, "q=Daily") == set()
         assert self.found(admin, "q=销售") == {first.pk}
 
+    def test_the_filter_by_task_names_no_task_that_is_not_granted(self, admin: Client) -> None:
+        task, other = make_task(name="mine alone"), make_task(name="canary-of-others")
+        viewer = client_of(make_user(role="viewer", sources=[task.data_source]))
+        for client, shown in ((admin, True), (viewer, False)):
+            page = client.get(f"{LIST}?task__id__exact={other.pk}").content.decode()
+            assert ("canary-of-others" in page) == shown
+        assert "mine alone" in viewer.get(f"{LIST}?task__id__exact={task.pk}").content.decode()
+
     @pytest.mark.parametrize(
         ("query", "found"),
         [

@@ -186,3 +186,17 @@ def test_an_old_page_says_so(page: Page, site: str, instance: Instance, file: Pa
     context.clear_cookies()
     page.locator("#run-stale-login").wait_for()
     assert page.locator("#run.exporter-old").count() == 1
+
+
+def test_a_task_to_filter_by_is_found_by_typing(page: Page, site: str, instance: Instance, file: Path) -> None:
+    number = enqueue(instance, file, "quarterly report", 1)
+    enqueue(instance, file, "another", 1)
+    page.goto(f"{site}/admin/tasks/execution/")
+    page.get_by_text("Filters", exact=True).first.click()
+    page.locator("#changelist-filter .select2-selection").click()
+    page.locator(".select2-search__field").fill("quarterly")
+    page.locator(".select2-results__option", has_text="quarterly report").click()
+    page.get_by_role("button", name="Apply").click()
+    page.wait_for_url("**task__id__exact=**")
+    assert page.locator("[data-unfinished]").count() == 1
+    assert page.locator(f"#run-{number}-state").count() == 1
