@@ -17,7 +17,7 @@ from django.utils.translation import gettext as _
 from pydantic import BaseModel, SecretStr
 
 from exporter_site import __version__, checks
-from exporter_site.config import BASE_DIR, is_placeholder, load_config, resolve
+from exporter_site.config import BASE_DIR, is_placeholder, resolve
 from exporter_site.formats import human_size
 from exporter_site.keys import keys_file
 from tasks import files
@@ -58,9 +58,8 @@ def _version(name: str) -> str:
 
 @check()
 def configuration() -> Iterator[Finding]:
-    """Unknown keys and wrong values end every command at its start, this one too, with the nearest known key."""
+    """Unknown keys and wrong values have ended this command at its start, with the nearest known key."""
     file = Path(os.environ.get("EXPORTER_CONFIG") or BASE_DIR / "config.yaml")
-    load_config()  # as it is now; what runs may have been started before it was changed
     yield from from_messages(checks.check_placeholders(None))
     for name, source in settings.CONFIG.data_sources.items():
         values = (source.host, source.database, source.username, source.password.get_secret_value())

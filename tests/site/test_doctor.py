@@ -16,7 +16,7 @@ from django.utils import timezone, translation
 from pydantic import SecretStr
 
 from datasources.models import DataSource
-from exporter_site.config import Config, Notifications
+from exporter_site.config import BASE_DIR, Config, Notifications
 from notifications.models import Channel, Delivery, clean_settings
 from notifications.states import DeliveryStatus
 from tasks import daemon
@@ -342,7 +342,7 @@ class TestRunning:
         (tmp_path / "table").unlink()
         (tmp_path / "units").mkdir()
         unit = tmp_path / "units" / "data-export.service"
-        unit.write_text(f"ExecStart={running.BASE_DIR}/manage.py runscheduler")
+        unit.write_text(f"ExecStart={BASE_DIR}/manage.py runscheduler")
         assert "data-export.service" in well("watchdog_line")
 
     def test_files_that_are_gone(self, tmp_path: Path) -> None:

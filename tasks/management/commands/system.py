@@ -18,6 +18,8 @@ from tasks.restore import Restored
 if TYPE_CHECKING:
     from tasks.doctor import Finding
 
+MARKS = {"ok": "✓", "warning": "!", "failed": "✗", "skipped": "-"}
+
 
 class Command(ExporterCommand):
     help = "The whole system: status, cleanup, backup, restore, doctor."
@@ -128,13 +130,9 @@ class Command(ExporterCommand):
             raise Failed(words.format(count=counts["failed"]))
 
     def _show(self, finding: "Finding") -> None:
-        mark, style = {
-            "ok": ("✓", self.style.SUCCESS),
-            "warning": ("!", self.style.WARNING),
-            "failed": ("✗", self.style.ERROR),
-            "skipped": ("-", str),
-        }[finding.level.value]
-        self.say(style(f"{mark} {finding.sentence}"))
+        colours = {"ok": self.style.SUCCESS, "warning": self.style.WARNING, "failed": self.style.ERROR}
+        paint = colours.get(finding.level.value, str)
+        self.say(paint(f"{MARKS[finding.level.value]} {finding.sentence}"))
         if finding.remedy:
             self.say(f"    → {finding.remedy}")
         self.stdout.flush()  # each as it comes, in a pipe, too
