@@ -33,6 +33,12 @@ def client_of(user: User) -> Client:
     return client
 
 
+def client_with(role: str, row: Execution | ExportTask) -> Client:
+    """Of a user to whom the source of `row` is granted."""
+    assert row.data_source is not None
+    return client_of(make_user(role=role, sources=[row.data_source]))
+
+
 @pytest.fixture(autouse=True)
 def _own_files(settings: LazySettings, tmp_path: Path) -> None:
     export = settings.CONFIG.export.model_copy(update={"output_dir": tmp_path / "exports"})
@@ -130,7 +136,7 @@ class TestPage:
         page = page_of(admin, run)
         assert link.path in page
         assert "was-fetched.xlsx" in page
-        viewer = client_of(make_user(role="viewer", sources=[run.data_source]))
+        viewer = client_with("viewer", run)
         page = page_of(viewer, run)
         assert link.path not in page
         assert "was-fetched.xlsx" not in page
@@ -154,7 +160,7 @@ class TestPage:
             }
         ]
         Execution.objects.filter(pk=run.pk).update(history=history)
-        viewer = client_of(make_user(role="viewer", sources=[run.data_source]))
+        viewer = client_with("viewer", run)
         page = page_of(viewer, run, what)
         assert str(reasons.REASONS["sql_error"].sentence) in page
         assert "canary" not in page
@@ -248,7 +254,7 @@ class TestLive:
         for name in ("state", "rows", "size", "duration", "messages", "file"):
             assert f'id="run-{running.pk}-{name}"' in page
             assert f'id="run-{running.pk}-{name}"' in cells
-        viewer = client_of(make_user(role="viewer", sources=[other.data_source]))
+        viewer = client_with("viewer", other)
         cells = viewer.get(f"{watch}?ids={running.pk},{other.pk}").content.decode()
         assert f"run-{running.pk}-" not in cells
         assert f"run-{other.pk}-" in cells
@@ -290,7 +296,7 @@ class TestButtons:
             "operator": {"run again", "send again"},
             "admin": {"run again", "send again"},
         }.items():
-            client = client_of(make_user(role=role, sources=[run.data_source]))
+            client = client_with(role, run)
             assert buttons_of(client, run) == may, role
             assert "download" in buttons_of(client, done), role
         looker = make_user(is_staff=True)
@@ -321,7 +327,7 @@ class TestButtons:
 
     def test_a_task_that_moved_to_a_source_without_a_grant_is_not_run_again(self) -> None:
         run = make_execution(status=Status.FAILED)
-        operator = client_of(make_user(role="operator", sources=[run.data_source]))
+        operator = client_with("operator", run)
         ExportTask.objects.update(data_source=make_source())
         assert buttons_of(operator, run) == set()
         operator.post(url_of(run, "run_again"))
@@ -403,7 +409,7 @@ class TestList:
 
     def test_the_filter_by_task_names_no_task_that_is_not_granted(self, admin: Client) -> None:
         task, other = make_task(name="mine alone"), make_task(name="canary-of-others")
-        viewer = client_of(make_user(role="viewer", sources=[task.data_source]))
+        viewer = client_with("viewer", task)
         for client, shown in ((admin, True), (viewer, False)):
             page = client.get(f"{LIST}?task__id__exact={other.pk}").content.decode()
             assert ("canary-of-others" in page) == shown
@@ -437,7 +443,7 @@ class TestList:
     def test_a_search_finds_only_what_is_granted(self, admin: Client) -> None:
         mine, theirs = make_task(name="report one"), make_task(name="report two")
         run, other = make_execution(mine, filename="r.xlsx"), make_execution(theirs, filename="r.xlsx")
-        viewer = client_of(make_user(role="viewer", sources=[mine.data_source]))
+        viewer = client_with("viewer", mine)
         for words in ("report", "r.x", f"{other.pk}", f"%23{other.pk}"):
             assert other.pk not in self.found(viewer, f"q={words}"), words
         assert self.found(viewer, "q=report") == {run.pk}
