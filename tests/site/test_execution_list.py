@@ -47,7 +47,7 @@ def test_the_number_of_queries_and_the_use_of_indexes() -> None:
                     answer = client.get(f"{LIST}?{query}")
                 assert answer.status_code in (200, 302), (name, answer.status_code)
                 found = [entry["sql"] for entry in queries]
-                if answer.status_code == 200 and answer.context_data["cl"].result_list:  # type: ignore[attr-defined]
+                if answer.status_code == 200 and answer.context_data["cl"].result_list:  # type: ignore[index]
                     counts.setdefault((who, name), set()).add(len(found))
                 elif rows == LONG:
                     empty.append((who, name))
