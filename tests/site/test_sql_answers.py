@@ -46,7 +46,7 @@ def sqlite_source(db: None, tmp_path: Path) -> DataSource:
 
 
 @pytest.fixture(params=["sqlite", "mysql", "postgresql"])
-def source(request: pytest.FixtureRequest) -> DataSource:
+def source(request: pytest.FixtureRequest, db: None) -> DataSource:
     """A database of each kind with the tables orders and "订单 明细"."""
     fixture = {"mysql": "mariadb_source", "postgresql": "postgresql_source"}.get(request.param, "sqlite_source")
     made: DataSource = request.getfixturevalue(fixture)
