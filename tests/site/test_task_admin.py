@@ -112,7 +112,8 @@ class TestSchedule:
         page = text_of(admin, of("change", task))
         assert "every Monday at 09:00" in page
         assert page.count("UTC+08:00") == 5
-        assert "never fires" in text_of(admin, of("change", make_task(cron="0 0 31 2 *", validate=False)))
+        ExportTask.objects.filter(pk=task.pk).update(cron="0 0 31 2 *")
+        assert "never fires" in text_of(admin, of("change", task))
 
     def test_usual_schedules_and_zones_are_offered_and_hold(self, admin: Client) -> None:
         page = text_of(admin, ADD)
@@ -205,7 +206,7 @@ class TestList:
             for _number in range(20)
         )
         assert [queries(**query) for query in asked] == few
-        assert max(few) <= 20
+        assert max(few) <= 24
 
     def test_filters(self, admin: Client) -> None:
         owner, source = make_user("anna"), make_source(name="shop")
