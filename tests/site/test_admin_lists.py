@@ -159,7 +159,7 @@ def keys(count: int) -> None:
 def events(count: int) -> None:
     begin, people = AuditEvent.objects.count(), users(RELATED)
     # Past its own QuerySet, which adds them one by one only.
-    QuerySet(AuditEvent).bulk_create(
+    QuerySet[AuditEvent](AuditEvent).bulk_create(
         [
             AuditEvent(user_number=people[number % len(people)].pk, username="somebody", action="edit", via="admin")
             for number in range(max(0, count - begin))
@@ -198,7 +198,7 @@ MAKERS: dict[type, Callable[[int], object]] = {
     Pause: pauses,
 }
 # Those of which there are thousands in a year.
-LOGS = {Execution, Delivery, Download, AuditEvent}
+LOGS = (Execution, Delivery, Download, AuditEvent)
 
 
 def test_every_model_of_the_admin_is_looked_at_here() -> None:

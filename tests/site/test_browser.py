@@ -141,8 +141,6 @@ def log_in(newcomer: Newcomer, password: str) -> None:
     newcomer.type("#id_new_password1", PASSWORD)
     newcomer.type("#id_new_password2", PASSWORD)
     newcomer.press("Enter")
-    page.wait_for_url("**/password_change/done/")
-    newcomer.click(page.get_by_role("link", name="概览").first)
     page.locator("#dashboard").wait_for()
 
 
@@ -160,7 +158,7 @@ def add_source(newcomer: Newcomer, file: Path) -> None:
 
 def add_task(newcomer: Newcomer, webhook: str) -> None:
     page = newcomer.page
-    newcomer.click(page.get_by_role("link", name="概览").first)
+    newcomer.click(page.locator('a[href="/admin/"]').first)
     newcomer.click(page.get_by_role("link", name="添加导出任务"))
     newcomer.type("#id_name", "每日订单")
     newcomer.click(page.locator(".field-data_source [role=combobox]"))
@@ -169,10 +167,9 @@ def add_task(newcomer: Newcomer, webhook: str) -> None:
     expect(page.locator('[data-sql="tables"]')).to_contain_text("1 个表")
     newcomer.steps += 1
     page.keyboard.type("SELECT * FROM ord")
-    expect(page.locator(".cm-completionLabel").get_by_text("orders", exact=True)).to_be_visible()
-    newcomer.press("Enter")
+    newcomer.click(page.locator(".cm-tooltip-autocomplete li").filter(has_text="orders").first)
     newcomer.press("Control+Enter")
-    expect(page.locator('[data-sql="preview"]')).to_contain_text("客户1")
+    expect(page.locator('[data-sql="result"]')).to_contain_text("客户1")
     newcomer.click(page.get_by_role("button", name="每天 09:00"))
     expect(page.locator("#task-cron-words")).to_contain_text("09:00")
     newcomer.type("#id_dingtalk_webhook", webhook)
