@@ -10,7 +10,7 @@ from django.contrib.admin.views.main import PAGE_VAR
 from django.core.paginator import InvalidPage
 from django.http import HttpRequest
 from django.utils import timezone
-from unfold.admin import ModelAdmin, TabularInline
+from unfold.admin import ModelAdmin
 from unfold.contrib.filters.admin import AutocompleteSelectFilter, RangeDateTimeFilter
 from unfold.views import ChangeList
 
@@ -183,8 +183,3 @@ class LogAdmin(ViewOnly, ModelAdmin):  # type: ignore[misc]
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         return LogChangeList
-
-
-class LogInline(ViewOnly, TabularInline):  # type: ignore[misc]
-    per_page = 20
-    hide_title = True

@@ -23,7 +23,7 @@ from unfold.decorators import action, display
 
 from exporter_site.access import audit
 from exporter_site.access.scope import ALL_SOURCES
-from exporter_site.modeladmin import LogAdmin, LogInline, ScopedAdmin, SubmitActionsAdmin
+from exporter_site.modeladmin import LogAdmin, ScopedAdmin, SubmitActionsAdmin
 from exporter_site.redact import redact, remember_secret
 from exporter_site.trial import Trial, TrialAdmin, faults
 from notifications import reasons, sender, usage
@@ -402,31 +402,3 @@ def recipient_lines(delivery: Delivery) -> str | SafeString:
         for name, entry in delivery.recipients.items()
     )
     return format_html_join("", "{} · {} · {} {} {}<br>", lines)
-
-
-class DeliveryInline(LogInline):
-    """The messages of a run, on its page."""
-
-    model = Delivery
-    fields = readonly_fields = ("where", "event_words", "state", "recipients_shown", "reason_shown")
-
-    @display(description=_("channel"))
-    def where(self, delivery: Delivery) -> SafeString:
-        url = reverse("admin:notifications_delivery_change", args=[delivery.pk])
-        return format_html('<a href="{}" class="underline">{}</a>', url, delivery.channel_name)
-
-    @display(description=_("event"))
-    def event_words(self, delivery: Delivery) -> str:
-        return str(delivery.get_event_display())
-
-    @display(description=_("state"))
-    def state(self, delivery: Delivery) -> str:
-        return state_words(delivery)
-
-    @display(description=_("recipients"))
-    def recipients_shown(self, delivery: Delivery) -> str | SafeString:
-        return recipient_lines(delivery) or "-"
-
-    @display(description=_("reason"))
-    def reason_shown(self, delivery: Delivery) -> str:
-        return delivery.reason_sentence or "-"

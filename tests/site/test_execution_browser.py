@@ -1,20 +1,14 @@
 """A run watched in a real browser against real processes: from queued to its file without a reload, and to its cancel."""
 
 import re
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page
 
-from exporter_site.config import BASE_DIR
+from tests.api import live
 from tests.instance import Instance
-from tests.servers import free_port
 from tests.site.test_browser import PASSWORD, chromium  # noqa: F401  # a fixture
 from tests.site.test_dashboard import NASTY_NAME, ROWS, SLOW, START, WATCH, rows_on
 
@@ -35,24 +29,8 @@ def site(instance: Instance) -> Iterator[str]:
         *("createsuperuser", "--noinput", "--username=admin", "--email=admin@example.cn"),
         env={"DJANGO_SUPERUSER_PASSWORD": PASSWORD},
     )
-    port = free_port()
-    web = subprocess.Popen(
-        [sys.executable, "-m", "gunicorn", "exporter_site.wsgi", f"--bind=127.0.0.1:{port}", "--no-control-socket"],
-        cwd=BASE_DIR,
-        env=instance.environment,
-        stderr=subprocess.DEVNULL,
-    )
-    address = f"http://127.0.0.1:{port}"
-    until = time.monotonic() + 60
-    while time.monotonic() < until:
-        try:
-            urllib.request.urlopen(f"{address}/healthz/web").close()
-            break
-        except urllib.error.URLError:
-            time.sleep(0.2)
-    yield address
-    web.terminate()
-    web.wait(20)
+    with live.gunicorn(instance) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")

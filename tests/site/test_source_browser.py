@@ -1,10 +1,5 @@
 """The forms of sources and channels in a real browser: fields that follow the kind, tries that lose nothing typed."""
 
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,10 +7,9 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page
 
-from exporter_site.config import BASE_DIR
+from tests.api import live
 from tests.factories import make_sqlite_file
 from tests.instance import Instance
-from tests.servers import free_port
 from tests.servers.mariadb import MariaDB
 from tests.site.test_browser import PASSWORD, chromium  # noqa: F401  # a fixture
 from tests.site.test_dashboard import WATCH
@@ -43,24 +37,8 @@ def site(tmp_path_factory: pytest.TempPathFactory, mariadb: MariaDB) -> Iterator
         env={"DJANGO_SUPERUSER_PASSWORD": PASSWORD},
     )
     instance.python(ROWS.format(nasty=NASTY, port=mariadb.port, database=mariadb.new_database()))
-    port = free_port()
-    web = subprocess.Popen(
-        [sys.executable, "-m", "gunicorn", "exporter_site.wsgi", f"--bind=127.0.0.1:{port}", "--no-control-socket"],
-        cwd=BASE_DIR,
-        env=instance.environment,
-        stderr=subprocess.DEVNULL,
-    )
-    address = f"http://127.0.0.1:{port}"
-    until = time.monotonic() + 30
-    while time.monotonic() < until:
-        try:
-            urllib.request.urlopen(f"{address}/healthz/web").close()
-            break
-        except urllib.error.URLError:
-            time.sleep(0.2)
-    yield address
-    web.terminate()
-    web.wait(20)
+    with live.gunicorn(instance) as address:
+        yield address
     instance.close()
 
 

@@ -1,10 +1,6 @@
 """The SQL editor of the task form, in a real browser and, for what it asks, on real databases."""
 
-import subprocess
-import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,10 +9,9 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from datasources.sqltext import MYSQL, POSTGRESQL, SQLITE, Dialect, Kind, tokens
-from exporter_site.config import BASE_DIR
+from tests.api import live
 from tests.factories import make_sqlite_file
 from tests.instance import Instance
-from tests.servers import free_port
 from tests.site.test_browser import PASSWORD, chromium  # noqa: F401  # fixture
 
 SHOP = (
@@ -43,29 +38,8 @@ task = make_task(name="每日订单", data_source=source, sql="SELECT id\\nFROM 
 class Site:
     """A running installation with the task 1 on the SQLite source 1, and the users admin and reader."""
 
-    def __init__(self, instance: Instance, file: Path) -> None:
-        self.instance, self.file = instance, file
-        instance.python(MAKE.format(file=str(file)))
-        port = free_port()
-        self.url = f"http://127.0.0.1:{port}"
-        gunicorn = ("-m", "gunicorn", "exporter_site.wsgi", f"--bind=127.0.0.1:{port}", "--no-control-socket")
-        self.process = subprocess.Popen(
-            [sys.executable, *gunicorn, "--worker-class=gthread", "--threads=4"],
-            cwd=BASE_DIR,
-            env=instance.environment,
-            stderr=subprocess.DEVNULL,
-        )
-        until = time.monotonic() + 30
-        while time.monotonic() < until:
-            try:
-                urllib.request.urlopen(f"{self.url}/healthz/web").close()
-                break
-            except urllib.error.URLError:
-                time.sleep(0.1)
-
-    def close(self) -> None:
-        self.process.terminate()
-        self.process.wait(20)
+    def __init__(self, instance: Instance, file: Path, url: str) -> None:
+        self.instance, self.file, self.url = instance, file, url
 
     def queries(self) -> int:
         """How many connections to the source's file are open now."""
@@ -83,9 +57,10 @@ class Site:
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     home = tmp_path_factory.mktemp("site")
     instance = Instance(home / "instance")
-    made = Site(instance, make_sqlite_file(home / "shop.db", SHOP))
-    yield made
-    made.close()
+    file = make_sqlite_file(home / "shop.db", SHOP)
+    instance.python(MAKE.format(file=str(file)))
+    with live.gunicorn(instance) as url:
+        yield Site(instance, file, url)
     instance.close()
 
 
@@ -188,7 +163,7 @@ def test_without_a_script_there_is_a_textarea(site: Site, login: Callable[..., P
     assert box is not None
     assert box["width"] > 300
     assert page.locator(".cm-editor").count() == 0
-    expect(page.get_by_role("button", name="Preview")).to_be_hidden()
+    expect(page.get_by_role("button", name="Preview", exact=True)).to_be_hidden()
     page.context.close()
 
 
@@ -262,7 +237,7 @@ def test_a_preview_shows_what_is_in_the_form(page: Page) -> None:
         "SELECT id, customer, '007' AS shop FROM orders ORDER BY id"
     )
     write(page, "SELECT o.id FROM orders o, orders p, orders q, orders r, orders s")
-    page.get_by_role("button", name="Preview").click()
+    page.get_by_role("button", name="Preview", exact=True).click()
     expect(part(page, "status")).to_contain_text("The first 100 rows, and there are more")
     assert part(page, "result").locator("tbody tr").count() == 100
 
@@ -303,7 +278,7 @@ def test_a_cancelled_preview_ends_the_query(page: Page, site: Site) -> None:
     assert site.queries() == 1
     page.get_by_role("button", name="Cancel").click()
     expect(part(page, "status")).to_contain_text("Cancelled.")
-    expect(page.get_by_role("button", name="Preview")).to_be_visible()
+    expect(page.get_by_role("button", name="Preview", exact=True)).to_be_visible()
     wait_until(lambda: site.queries() == 0)
 
 
@@ -326,7 +301,7 @@ def test_on_a_telephone_and_in_the_dark(site: Site, login: Callable[..., Page]) 
     open_task(page, site)
     page.evaluate("document.documentElement.classList.add('dark')")
     write(page, 'SELECT * FROM orders, "订单 明细"')
-    page.get_by_role("button", name="Preview").click()
+    page.get_by_role("button", name="Preview", exact=True).click()
     expect(part(page, "status")).to_contain_text("3 rows")
     assert page.evaluate("document.documentElement.scrollWidth") == 390
     keyword = page.locator(".cm-line span").get_by_text("SELECT", exact=True)
@@ -356,7 +331,7 @@ def test_who_may_only_look_sees_the_sql_in_colours(site: Site, login: Callable[.
     content = page.locator(".exporter-sql-shown .cm-content")
     expect(content).to_have_text("SELECT id\nFROM orders -- all of them".replace("\n", ""))
     assert content.get_attribute("contenteditable") == "false"
-    assert page.get_by_role("button", name="Preview").count() == 0
+    assert page.get_by_role("button", name="Preview", exact=True).count() == 0
     page.context.close()
 
 

@@ -1,10 +1,5 @@
 """The form and the list of tasks in a real browser: help while typing, dialogs, history; nothing typed is lost."""
 
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +7,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-from exporter_site.config import BASE_DIR
+from tests.api import live
 from tests.factories import make_sqlite_file
 from tests.instance import Instance
-from tests.servers import free_port
 from tests.site.test_browser import PASSWORD, chromium  # noqa: F401  # a fixture
 from tests.site.test_dashboard import NASTY_NAME, WATCH
 
@@ -53,24 +47,8 @@ def site(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReques
     instance = Instance(home / "instance", request.config.getoption("--system-db"))
     file = make_sqlite_file(home / "shop.db")
     instance.python(FILL.format(password=PASSWORD, file=str(file), nasty=NASTY_NAME))
-    port = free_port()
-    web = subprocess.Popen(
-        [sys.executable, "-m", "gunicorn", "exporter_site.wsgi", f"--bind=127.0.0.1:{port}", "--no-control-socket"],
-        cwd=BASE_DIR,
-        env=instance.environment,
-        stderr=subprocess.DEVNULL,
-    )
-    address = f"http://127.0.0.1:{port}"
-    until = time.monotonic() + 60
-    while time.monotonic() < until:
-        try:
-            urllib.request.urlopen(f"{address}/healthz/web").close()
-            break
-        except urllib.error.URLError:
-            time.sleep(0.2)
-    yield Site(address, instance)
-    web.terminate()
-    web.wait(20)
+    with live.gunicorn(instance) as address:
+        yield Site(address, instance)
     instance.close()
 
 
