@@ -8,6 +8,7 @@ installed theme, so a new release of the theme shows here what it says anew.
 from django.utils.translation import gettext_noop, ngettext_lazy
 
 THEME = (
+    gettext_noop("Welcome"),  # in an f-string, where Python before 3.12 sees no call
     gettext_noop("Select record"),
     gettext_noop("Select action"),
     gettext_noop("Date"),

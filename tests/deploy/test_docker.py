@@ -60,7 +60,7 @@ def test_packages_come_from_the_lock_and_nowhere_else() -> None:
 
 def test_the_containers_run_as_an_ordinary_user_and_wait_for_a_signal() -> None:
     names = [name for name, _rest in instructions()]
-    assert of("USER") == ["dataexport"]
+    assert of("USER") == ["10001"]
     assert names.index("USER") > max(index for index, name in enumerate(names) if name in {"RUN", "COPY"})
     assert of("STOPSIGNAL") == ["SIGTERM"]
     assert json.loads(of("ENTRYPOINT")[0])[0] == "tini"
