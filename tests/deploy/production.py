@@ -24,7 +24,7 @@ from pathlib import Path
 
 BASE_DIR = Path(__file__).resolve().parents[2]
 DOCUMENT = BASE_DIR / "docs" / "operations.md"
-INCLUDED = "systemd-sysv,dbus,ca-certificates"
+INCLUDED = "systemd-sysv,dbus,ca-certificates,procps"
 SERVER_NAME = "export.example.test"
 PATIENCE = 300.0  # seconds, for a machine that is busy with other things
 _PASSED_ON = re.compile(r"(PIP_|SSL_CERT|REQUESTS_CA|https?_proxy|no_proxy)", re.IGNORECASE)
