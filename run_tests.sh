@@ -30,7 +30,7 @@ main() {
   # Most of the slow tests wait for something. An `-n 0` among the arguments (for --pdb) wins.
   local at_once=(-n "$(($(nproc) > 2 ? $(nproc) : 2))" --dist worksteal)
   for database in "${DATABASES[@]}"; do
-    run "pytest ($database)" "$PYTHON" -m pytest -W error -rs "${at_once[@]}" --system-db "$database" "${narrowed[@]}" "${PYTEST_ARGUMENTS[@]}"
+    run "pytest ($database)" "$PYTHON" -m pytest -W error -rs --durations=20 "${at_once[@]}" --system-db "$database" "${narrowed[@]}" "${PYTEST_ARGUMENTS[@]}"
     # These never touch the system database, or no more of it than others do: once is enough.
     narrowed=(--ignore=tests/writers --ignore=tests/datasources --ignore=tests/deploy)
     narrowed+=(--ignore=tests/tasks/test_limits.py --ignore=tests/tasks/test_celery.py)
@@ -42,6 +42,10 @@ main() {
     narrowed+=(--ignore=tests/api/test_schema.py --ignore=tests/api/test_docs.py)
     narrowed+=(--ignore=tests/access/test_permission_matrix.py --ignore=tests/site/test_import_direction.py)
     narrowed+=(--ignore=tests/core/test_clock_changes.py --ignore=tests/core/test_documentation.py)
+    narrowed+=(--ignore-glob='tests/site/*browser.py' --ignore=tests/site/test_every_page.py)
+    narrowed+=(--ignore=tests/site/test_sql_editor.py --ignore=tests/site/test_sql_answers.py)
+    narrowed+=(--ignore=tests/site/test_source_admin.py --ignore=tests/site/test_channel_trial.py)
+    narrowed+=(--ignore=tests/site/test_task_list_plans.py --ignore=tests/tasks/test_importlegacy.py)
   done
   sum_up
 }
