@@ -147,10 +147,10 @@ class LogChangeList(ChangeList):  # type: ignore[misc]  # untyped library
         rows = self.queryset.defer(*self.model_admin.list_defer)
         paginator = self.model_admin.get_paginator(request, rows, self.list_per_page)
         try:
-            self.result_list = paginator.page(self.page_num).object_list
+            page = paginator.page(self.page_num)
         except InvalidPage:
             raise IncorrectLookupParameters from None
-        self.paginator = paginator
+        self.paginator, self.result_list, self.has_next = paginator, page.object_list, page.has_next()
         self.result_count = min(paginator.count, MOST_COUNTED)
         # As many as are counted: the page's head says nothing of a total then.
         self.full_result_count, self.show_full_result_count = self.result_count, False
@@ -168,7 +168,7 @@ class LogChangeList(ChangeList):  # type: ignore[misc]  # untyped library
 
     @property
     def next_url(self) -> str:
-        return self._url_of(self.page_num + 1) if len(self.result_list) == self.list_per_page else ""
+        return self._url_of(self.page_num + 1) if self.has_next else ""
 
     def _url_of(self, page: int) -> str:
         return str(self.get_query_string({PAGE_VAR: page}))

@@ -8,6 +8,17 @@ from django.utils.functional import cached_property
 MOST_COUNTED = 10_000  # rows; beyond that a list says that there are more, and stays fast
 
 
+class LookedBeyond(Page):  # type: ignore[type-arg]
+    """A page that knows whether there is another one, without a count."""
+
+    def __init__(self, rows: Any, number: int, paginator: Paginator[Any], *, more: bool) -> None:
+        super().__init__(rows, number, paginator)
+        self.more = more
+
+    def has_next(self) -> bool:
+        return self.more
+
+
 class CappedPaginator(Paginator):  # type: ignore[type-arg]
     """Counts no further than it must to know that there are many."""
 
@@ -26,9 +37,10 @@ class CappedPaginator(Paginator):  # type: ignore[type-arg]
         sorted, while rows are wide."""
         number = self.validate_number(number)
         first = (number - 1) * self.per_page
-        numbers = list(self._rows.values_list("pk", flat=True)[first : first + self.per_page])
+        numbers = list(self._rows.values_list("pk", flat=True)[first : first + self.per_page + 1])
+        more, numbers = len(numbers) > self.per_page, numbers[: self.per_page]
         rows = {row.pk: row for row in self._rows.order_by().filter(pk__in=numbers)}
-        return Page([rows[pk] for pk in numbers if pk in rows], number, self)
+        return LookedBeyond([rows[pk] for pk in numbers if pk in rows], number, self, more=more)
 
     @property
     def _rows(self) -> Any:

@@ -230,9 +230,7 @@ class LogPages(Pages):
         return rows
 
     def get_paginated_response(self, data: Any) -> Response:
-        counted = self.page.paginator.counted
-        last = counted is None and len(self.page.object_list) < self.page.paginator.per_page
-        following = None if last else self.get_next_link()
+        counted, following = self.page.paginator.counted, self.get_next_link()
         return Response({"count": counted, "next": following, "previous": self.get_previous_link(), "results": data})
 
     def get_paginated_response_schema(self, schema: Any) -> dict[str, Any]:

@@ -18,8 +18,8 @@ dashboard-cancel                                         | GET       | login 405
 dashboard-cancel                                         | POST      | login 403 index index index | 404
 admin:{index,search,app_list,password_change}            | GET POST  | login 200 200 200 200
 admin:jsi18n                                             | GET       | login 200 200 200 200
-admin:password_change_done                               | GET       | login index index index index
-admin:{password_change_done,jsi18n,autocomplete}         | POST      | login 405 405 405 405
+admin:password_change_done                               | GET POST  | login index index index index
+admin:{jsi18n,autocomplete}                              | POST      | login 405 405 405 405
 admin:autocomplete                                       | GET       | login 403 403 403 403  # which field is not said
 admin:login                                              | HEAD      | 200 200 200 200 200
 admin:login                                              | GET       | 200 index index index index

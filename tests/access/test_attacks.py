@@ -154,7 +154,7 @@ def test_a_task_that_was_moved_shows_nothing_of_its_runs_before(before: DataSour
     move(task, after)
     assert f"{MARK}.xlsx" not in new.get(page).content.decode()
     changelist: Any = new.get(reverse("admin:tasks_exporttask_changelist"))
-    assert [row.last_status for row in changelist.context_data["cl"].result_list] == [None]
+    assert [row.last_runs for row in changelist.context_data["cl"].result_list] == [[]]
 
 
 def test_an_idempotency_key_brings_back_no_run_of_a_source_that_was_left(before: DataSource, after: DataSource) -> None:
