@@ -11,7 +11,7 @@ MOST_COUNTED = 10_000  # rows; beyond that a list says that there are more, and 
 class LookedBeyond(Page):  # type: ignore[type-arg]
     """A page that knows whether there is another one, without a count."""
 
-    def __init__(self, rows: Any, number: int, paginator: Paginator[Any], *, more: bool) -> None:
+    def __init__(self, rows: Any, number: int, paginator: "Paginator[Any]", *, more: bool) -> None:
         super().__init__(rows, number, paginator)
         self.more = more
 
