@@ -242,5 +242,5 @@ def test_a_log_is_counted_no_further_than_it_must_and_leafed_through(model: type
     assert len(set(pages[0] + pages[1])) == 2 * shown.list_per_page
     assert min(pages[0]) > max(pages[1])
     assert second.previous_url
-    last = -(-VERY_MANY // shown.list_per_page)
+    last = -(-model._base_manager.count() // shown.list_per_page)  # type: ignore[attr-defined]
     assert client.get(f"{url}?p={last}").context["cl"].next_url == ""
