@@ -2,10 +2,14 @@
 
 import runpy
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from django.core.management import get_commands
+from django.utils import translation
 
+import notifications.reasons
+import tasks.reasons
 from exporter_site.config import BASE_DIR, known_keys
 from notifications.messages import VARIABLES
 from tasks.dates import NAMES
@@ -40,6 +44,14 @@ def test_the_reference_of_the_commands_is_what_they_say_themselves() -> None:
 @pytest.mark.parametrize("variable", VARIABLES)
 def test_a_variable_of_messages_is_explained(variable: str) -> None:
     assert f"`{{{variable}}}`" in text_of("docs/notifications.md")
+
+
+@pytest.mark.parametrize("kind", [tasks.reasons, notifications.reasons], ids=lambda kind: kind.__name__)
+def test_every_reason_is_in_the_troubleshooting_with_its_words(kind: ModuleType) -> None:
+    text = text_of("docs/troubleshooting.md")
+    with translation.override("zh-hans"):
+        rows = [f"| `{code}` | {kind.sentence(code)} | {kind.remedy(code)} |" for code in kind.REASONS]
+    assert [row for row in rows if row not in text] == []
 
 
 @pytest.mark.parametrize("readme", ["README.md", "README.en.md"])
