@@ -96,21 +96,14 @@ class DataSourceAdmin(TrialAdmin, ScopedAdmin, SubmitActionsAdmin):
             return False
         return bool(super().has_change_permission(request, obj))
 
-    def changeform_view(
-        self,
-        request: HttpRequest,
-        object_id: str | None = None,
-        form_url: str = "",
-        extra_context: dict[str, Any] | None = None,
-    ) -> Any:
-        context = dict(extra_context or {})
-        obj = self.get_object(request, object_id) if object_id else None
+    def form_context(self, request: HttpRequest, obj: DataSource | None) -> dict[str, Any]:
+        context = super().form_context(request, obj)
         if obj is not None:
             context["usage"] = usage.usage_of(obj, request.user)
             context["may_add_task"] = request.user.has_perm("tasks.add_exporttask")
         if obj is None or self.has_change_permission(request, obj):
             context |= {"kinds": facts_of_kinds(), "accounts": read_only_accounts()}
-        return super().changeform_view(request, object_id, form_url, context)
+        return context
 
     def save_model(self, request: HttpRequest, obj: DataSource, form: Any, change: bool) -> None:
         super().save_model(request, obj, form, change)

@@ -101,7 +101,27 @@ def _without(names: set[str], fields: Any) -> tuple[Any, ...]:
     return tuple(line for line in lines if line and line not in names)
 
 
-class SubmitActionsAdmin(OfferedLookups, WriteOnlySecrets, ModelAdmin):  # type: ignore[misc]  # untyped library
+class FormContextAdmin:
+    """Gives the page of an object, or of a new one, what its template shows beside the form."""
+
+    def form_context(self, request: HttpRequest, obj: Any) -> dict[str, Any]:
+        """For the page of `obj`, or of a new object (`obj` is None). A subclass adds to what its parents give."""
+        return {}
+
+    def render_change_form(
+        self,
+        request: HttpRequest,
+        context: dict[str, Any],
+        add: bool = False,
+        change: bool = False,
+        form_url: str = "",
+        obj: Any = None,
+    ) -> Any:
+        context |= self.form_context(request, obj)
+        return super().render_change_form(request, context, add, change, form_url, obj)  # type: ignore[misc]
+
+
+class SubmitActionsAdmin(OfferedLookups, WriteOnlySecrets, FormContextAdmin, ModelAdmin):  # type: ignore[misc]
     """Shows the buttons of `actions_submit_line` on the page of a new object too, where the theme has them only later; and
     not where nothing can be saved."""
 
@@ -110,17 +130,11 @@ class SubmitActionsAdmin(OfferedLookups, WriteOnlySecrets, ModelAdmin):  # type:
         may = self.has_add_permission(request) if obj is None else self.has_change_permission(request, obj)
         return super().get_actions_submit_line(request, object_id) if may else []
 
-    def changeform_view(
-        self,
-        request: HttpRequest,
-        object_id: str | None = None,
-        form_url: str = "",
-        extra_context: dict[str, Any] | None = None,
-    ) -> Any:
-        context = dict(extra_context or {})
-        if object_id is None:
-            context["actions_submit_line"] = self.get_actions_submit_line(request, None)
-        return super().changeform_view(request, object_id, form_url, context)
+    def form_context(self, request: HttpRequest, obj: Any) -> dict[str, Any]:
+        added = super().form_context(request, obj)
+        return (
+            added if obj is not None else added | {"actions_submit_line": self.get_actions_submit_line(request, None)}
+        )
 
 
 class ViewOnly:
@@ -174,7 +188,7 @@ class LogChangeList(ChangeList):  # type: ignore[misc]  # untyped library
         return str(self.get_query_string({PAGE_VAR: page}))
 
 
-class LogAdmin(ViewOnly, ModelAdmin):  # type: ignore[misc]
+class LogAdmin(ViewOnly, FormContextAdmin, ModelAdmin):  # type: ignore[misc]
     paginator = LogPaginator
     show_full_result_count = False
     show_facets = admin.ShowFacets.NEVER  # a count for each choice of each filter

@@ -12,6 +12,8 @@ from django.urls import path, reverse
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST
 
+from exporter_site.modeladmin import FormContextAdmin
+
 
 @dataclass(frozen=True, slots=True)
 class Trial:
@@ -36,7 +38,7 @@ def faults(form: forms.BaseForm, names: Iterable[str]) -> Trial | None:
     return Trial("bad", _("Not tried: correct the marked fields first."), whole, wrong)
 
 
-class TrialAdmin:
+class TrialAdmin(FormContextAdmin):
     """A model admin whose page has such a button. `trial_seconds`: how long the page waits for what comes of it."""
 
     trial_seconds = 30
@@ -72,18 +74,11 @@ class TrialAdmin:
             raise PermissionDenied
         return JsonResponse(asdict(self.try_out(request, obj)))
 
-    def changeform_view(
-        self,
-        request: HttpRequest,
-        object_id: str | None = None,
-        form_url: str = "",
-        extra_context: dict[str, Any] | None = None,
-    ) -> Any:
-        context = dict(extra_context or {})
-        obj = self.get_object(request, object_id) if object_id else None  # type: ignore[attr-defined]
-        if (obj is not None or object_id is None) and self.may_try(request, obj):
+    def form_context(self, request: HttpRequest, obj: Any) -> dict[str, Any]:
+        context = super().form_context(request, obj)
+        if self.may_try(request, obj):
             place = f"admin:{self._trial_name}"
             url = reverse(place, args=[obj.pk]) if obj is not None else reverse(f"{place}_new")
             query = request.META.get("QUERY_STRING", "")
             context["trial"] = {"url": f"{url}?{query}" if query else url, "seconds": self.trial_seconds}
-        return super().changeform_view(request, object_id, form_url, context)  # type: ignore[misc]
+        return context

@@ -119,19 +119,12 @@ class ChannelAdmin(TrialAdmin, SubmitActionsAdmin):
             return False
         return bool(super().has_delete_permission(request, obj))
 
-    def changeform_view(
-        self,
-        request: HttpRequest,
-        object_id: str | None = None,
-        form_url: str = "",
-        extra_context: dict[str, Any] | None = None,
-    ) -> Any:
-        context = dict(extra_context or {})
-        channel = self.get_object(request, object_id) if object_id else None
-        if channel is not None:
-            context["usage"] = usage.usage_of(channel, request.user)
+    def form_context(self, request: HttpRequest, obj: Channel | None) -> dict[str, Any]:
+        context = super().form_context(request, obj)
+        if obj is not None:
+            context["usage"] = usage.usage_of(obj, request.user)
             context["may_add_rule"] = request.user.has_perm("notifications.add_notificationrule")
-        return super().changeform_view(request, object_id, form_url, context)
+        return context
 
     def delete_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> Any:
         channel = self.get_object(request, object_id)

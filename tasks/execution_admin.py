@@ -221,18 +221,8 @@ class ExecutionAdmin(ScopedAdmin, LogAdmin):
 
     # The page of a run
 
-    def render_change_form(
-        self,
-        request: HttpRequest,
-        context: dict[str, Any],
-        add: bool = False,
-        change: bool = False,
-        form_url: str = "",
-        obj: Execution | None = None,
-    ) -> Any:
-        if obj is not None:
-            context["page"] = RunPage(obj, request.user)
-        return super().render_change_form(request, context, add, change, form_url, obj)
+    def form_context(self, request: HttpRequest, obj: Execution | None) -> dict[str, Any]:
+        return super().form_context(request, obj) | ({"page": RunPage(obj, request.user)} if obj is not None else {})
 
     def watch_run(self, request: HttpRequest, object_id: int) -> HttpResponse:
         """The parts of a run's page that change, as HTML; all of them once it has ended. For static/executions.js."""
