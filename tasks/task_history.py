@@ -1,7 +1,7 @@
-"""Who changed what in a task, as readable differences, and a way back to any earlier version.
+"""Who changed what in a task and its notification rules, as readable differences, and a way back to any earlier version.
 
 The versions are made of the audit: each change holds what was before. What the audit does not hold, secrets above all, is
-never brought back.
+never brought back; nor are rules, which are rows of their own.
 """
 
 import difflib
@@ -13,6 +13,7 @@ from typing import Any
 from django.contrib.auth import get_user_model
 from django.core.exceptions import ValidationError
 from django.db import transaction
+from django.db.models import Q
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
@@ -21,12 +22,18 @@ from exporter_site.access import audit
 from exporter_site.access.models import AuditEvent, AuditEventQuerySet
 from exporter_site.access.scope import ALL_SOURCES
 from exporter_site.fields import SecretField
+from notifications.messages import event_words
+from notifications.models import Channel, NotificationRule
 from tasks.execution_admin import SEE_SQL
 from tasks.models import ExportTask
 
 _SQL_FIELDS = ("sql", "params")
 _NEVER = ("id", "next_run_at", "created_at", "updated_at")
 _FIELDS = {field.attname: field for field in ExportTask._meta.concrete_fields if field.name not in _NEVER}
+_RULE_FIELDS = {
+    field.attname: field for field in NotificationRule._meta.concrete_fields if field.name not in ("id", "task")
+}
+_SHOWN = _FIELDS | _RULE_FIELDS
 _SECRET = {name for name, field in _FIELDS.items() if isinstance(field, SecretField)}
 _AROUND = 3  # lines that stay the same, shown around those that do not
 _MOST_LINES = 3000  # of a text; comparing longer ones takes seconds
@@ -61,10 +68,23 @@ class Entry:
     changes: list[Change]
     is_current: bool
 
+    @property
+    def is_version(self) -> bool:
+        """Whether it is about the task itself, not about one of its rules."""
+        return self.event.subject_type == ExportTask._meta.label_lower
+
 
 def events_of(task: ExportTask) -> AuditEventQuerySet:
-    """Its creation and changes, the newest first."""
+    """Its creation and changes, each of which made a version, the newest first."""
     return AuditEvent.objects.about(task).filter(action__in=(audit.Action.CREATE, audit.Action.EDIT)).order_by("-id")
+
+
+def events_with_rules(task: ExportTask) -> AuditEventQuerySet:
+    """The same, and what became of the rules that it has or had."""
+    rules = AuditEvent.objects.filter(subject_type=NotificationRule._meta.label_lower)
+    # Which rules were its own is written where one was made or deleted.
+    own = rules.filter(Q(changes__task_id__0=task.pk) | Q(changes__task_id__1=task.pk))
+    return events_of(task) | rules.filter(subject_number__in=own.values("subject_number"))
 
 
 def entries(task: ExportTask, events: Iterable[AuditEvent], user: Any) -> list[Entry]:
@@ -97,24 +117,29 @@ class _Words:
 
     def __init__(self, user: Any, changes: Iterable[dict[str, Any]]) -> None:
         self._sees_sql = user.has_perm(SEE_SQL)
-        numbers: dict[str, set[Any]] = {"data_source_id": set(), "owner_id": set()}
+        numbers: dict[str, set[Any]] = {"data_source_id": set(), "owner_id": set(), "channel_id": set()}
         for each in changes:
             for name in numbers:
                 numbers[name].update(value for value in each.get(name, ()) if value is not None)
         sources = DataSource.objects.for_user(user).in_bulk(numbers["data_source_id"])
         owners = get_user_model().objects.in_bulk(numbers["owner_id"])
-        self._names: dict[str, dict[int, Any]] = {"data_source_id": dict(sources), "owner_id": dict(owners)}
+        channels = Channel.objects.in_bulk(numbers["channel_id"])
+        self._names: dict[str, dict[int, Any]] = {
+            "data_source_id": dict(sources),
+            "owner_id": dict(owners),
+            "channel_id": dict(channels),
+        }
 
     def changes(self, changes: dict[str, Any], *, hide: bool = False, of: str = audit.Action.EDIT) -> list[Change]:
-        known = sorted((name for name in changes if name in _FIELDS), key=list(_FIELDS).index)
+        known = sorted((name for name in changes if name in _SHOWN), key=list(_SHOWN).index)
         if hide:
-            return [Change(str(_FIELDS[name].verbose_name), is_hidden=True) for name in known]
+            return [Change(str(_SHOWN[name].verbose_name), is_hidden=True) for name in known]
         shown = [self._change(name, *changes[name]) for name in known]
         # Before it was made, nothing was there.
         return [replace(change, before="") for change in shown] if of == audit.Action.CREATE else shown
 
     def _change(self, name: str, before: Any, after: Any) -> Change:
-        label = str(_FIELDS[name].verbose_name)
+        label = str(_SHOWN[name].verbose_name)
         if name in _SECRET or (name in _SQL_FIELDS and not self._sees_sql):
             return Change(label, is_hidden=True)
         old, new = self._text(name, before), self._text(name, after)
@@ -130,11 +155,13 @@ class _Words:
             return str(found) if found is not None else f"#{value}"
         if isinstance(value, bool):
             return _("yes") if value else _("no")
+        if name == "events":
+            return event_words(value)
         if isinstance(value, list):
             return ", ".join(map(str, value))
         if isinstance(value, dict):
             return json.dumps(value, ensure_ascii=False, sort_keys=True) if value else ""
-        return str(dict(_FIELDS[name].flatchoices).get(value, value))
+        return str(dict(_SHOWN[name].flatchoices).get(value, value))
 
 
 def differences(before: str, after: str) -> Iterator[Line]:

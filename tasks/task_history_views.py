@@ -25,7 +25,7 @@ def history(admin: Any, request: HttpRequest, object_id: str) -> HttpResponse:
         return answer
     if not admin.has_view_or_change_permission(request, task):
         raise PermissionDenied
-    page = Paginator(task_history.events_of(task), PER_PAGE).get_page(request.GET.get("page"))
+    page = Paginator(task_history.events_with_rules(task), PER_PAGE).get_page(request.GET.get("page"))
     context = _context(admin, request, task) | {
         "title": _("Changes of “{name}”").format(name=task),
         "page": page,

@@ -547,6 +547,29 @@ class TestHistory:
         assert "canary" not in page
         assert EVIL not in page
 
+    def test_what_became_of_its_rules(self, admin: Client) -> None:
+        task = make_task(name="orders")
+        other = make_task(name="others")
+        group, boss = (Channel.objects.create(name=name, kind="dingtalk") for name in ("night group", "day group"))
+        rule = NotificationRule.objects.create(task=task, channel=group, events=["success"])
+        NotificationRule.objects.create(task=other, channel=boss, events=["success"])
+        NotificationRule.objects.create(task=None, channel=boss, events=["missed"])
+        rule.events = ["failure"]
+        rule.template = "it has {status}"
+        rule.save()
+        rule.delete()
+        page = text_of(admin, of("history", task))
+        assert page.count("Notification rule:") == 3
+        assert "<del>success</del>" in page
+        assert "<ins>failure</ins>" in page
+        assert "it has {status}" in page
+        assert page.count("night group") > 3
+        assert "day group" not in page
+        event = AuditEvent.objects.filter(subject_type=NotificationRule._meta.label_lower).latest("pk")
+        assert reverse("admin:tasks_exporttask_restore", args=[task.pk, event.pk]) not in page
+        assert admin.get(of("restore", task, event.pk)).status_code == 404
+        assert "current version" in page
+
     def test_who_may_not_see_sql_sees_that_it_changed(self) -> None:
         task = make_task(sql="SELECT 'secret-one'")
         self.changed(task, sql="SELECT 'secret-two'")
