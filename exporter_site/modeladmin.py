@@ -150,12 +150,26 @@ class ViewOnly:
         return False
 
 
+_NUMBERS = ("pk", "id")
+
+
 class LogPaginator(CappedPaginator):
     template_name = "admin/log_pagination.html"
 
 
 class LogChangeList(ChangeList):  # type: ignore[misc]  # untyped library
     """A page of a log, which may be long: the first ten thousand rows are counted, the others are leafed through."""
+
+    def get_ordering(self, request: HttpRequest, queryset: Any) -> list[str]:
+        """Rows that are equal in what they are sorted by come in the same direction: one index serves both, then."""
+        order: dict[str, str] = {}
+        for wanted in super().get_ordering(request, queryset):
+            order.setdefault(wanted.removeprefix("-"), wanted)
+        first, *others = order.values()
+        if first.removeprefix("-") in _NUMBERS:
+            return [first]
+        others = [wanted for wanted in others if wanted.removeprefix("-") not in _NUMBERS]
+        return [first, *others, "-pk" if [first, *others][-1].startswith("-") else "pk"]
 
     def get_results(self, request: HttpRequest) -> None:
         rows = self.queryset.defer(*self.model_admin.list_defer)

@@ -90,7 +90,9 @@ def _of_tasks(runs: QuerySet[Execution], tasks: list[int]) -> QuerySet[Execution
 
 
 def _with_file(runs: QuerySet[Execution], beginning: str) -> QuerySet[Execution]:
-    numbers = list(runs.order_by().filter(_begins(beginning)).values_list("pk", flat=True)[: MOST_FILES + 1])
+    # Of all runs: the index of names alone answers that, while `runs` may be narrowed by what no index has with it.
+    named = Execution.objects.order_by().filter(_begins(beginning))
+    numbers = list(named.values_list("pk", flat=True)[: MOST_FILES + 1])
     if len(numbers) <= MOST_FILES:
         return runs.filter(pk__in=numbers)
     name = Concat("filename", Value(""), output_field=CharField())

@@ -189,6 +189,15 @@ def test_filters_of_logs(admin: APIClient) -> None:
         assert sorted(names(admin.get(f"/api/logs?{query}"), "id")) == sorted(expected), query
 
 
+def test_a_span_of_time_comes_in_its_order(admin: APIClient) -> None:
+    task = make_task()
+    late, early, between = (make_execution(task, planned_at=DAY + timedelta(days=day)).pk for day in (2, 0, 1))
+    assert names(admin.get("/api/logs"), "id") == [between, early, late]
+    assert names(admin.get("/api/logs?since=2025-08-12"), "id") == [late, between, early]
+    assert names(admin.get("/api/logs?until=2025-08-13"), "id") == [between, early]
+    assert names(admin.get("/api/logs?since=2025-08-12&ordering=id"), "id") == [late, early, between]
+
+
 def test_order(admin: APIClient) -> None:
     tasks = [make_task(name=name) for name in ("b", "a", "c")]
     assert names(admin.get("/api/tasks")) == ["a", "b", "c"]

@@ -386,6 +386,20 @@ class TestList:
         assert not any("status__exact" in choice["query_string"] for choice in choices)
         assert "failed or timed out" in page.content.decode()
 
+    def test_the_list_is_sorted_as_an_index_is(self, admin: Client) -> None:
+        for query, order in {
+            "": ["-id"],
+            "o=1": ["id"],
+            "o=-1": ["-id"],
+            "o=4": ["planned_at", "pk"],
+            "o=-4": ["-planned_at", "-pk"],
+            "o=4.1": ["planned_at", "pk"],
+            "planned_at_from_0=2026-01-01": ["-planned_at", "-pk"],
+            "planned_at_to_0=2026-01-01&o=1": ["id"],
+        }.items():
+            answer = admin.get(f"{LIST}?{query}")
+            assert [*answer.context_data["cl"].queryset.query.order_by] == order, query  # type: ignore[index]
+
     def test_a_search_means_a_number_a_task_or_the_beginning_of_a_file_name(self, admin: Client) -> None:
         orders, refunds = make_task(name="Daily orders"), make_task(name="日报 退款")
         first = make_execution(orders, filename="销售_20260310.xlsx")
