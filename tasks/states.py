@@ -16,11 +16,13 @@ and `source_slot` (one of max_concurrency places per data source). Both are NULL
 """
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime, timedelta
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from django.db import IntegrityError, models, transaction
+from django.db import IntegrityError, connections, models, transaction
 from django.db.models import F, Q
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
@@ -175,7 +177,9 @@ class ExecutionQuerySet(ScopedQuerySet["Execution"]):
         already running, or, with `limit_source`, when its data source is read by as many runs as it allows."""
         exclusive = row.task is not None and row.task.overlap != Overlap.PARALLEL
         slot = f"task:{row.task_id}" if exclusive else None
-        places = self._free_places(row.data_source) if limit_source and row.data_source else [None]
+        places: Iterable[str | None] = [None]
+        if limit_source and row.data_source:
+            places = self._free_places(row.data_source)
         for place in places:
             now = timezone.now()
             changes: dict[str, Any] = {
@@ -192,7 +196,7 @@ class ExecutionQuerySet(ScopedQuerySet["Execution"]):
                 "heartbeat_seq": row.heartbeat_seq + 1,
             }
             try:
-                with transaction.atomic():
+                with _room_to_fail(self.db):
                     claimed = self.filter(pk=row.pk, status=Status.QUEUED, attempt=row.attempt).update(**changes)
             except IntegrityError:
                 if slot and self.filter(slot_key=slot).exists():
@@ -205,13 +209,13 @@ class ExecutionQuerySet(ScopedQuerySet["Execution"]):
             return True
         return False
 
-    def _free_places(self, source: "DataSource") -> Sequence[str | None]:
+    def _free_places(self, source: "DataSource") -> Iterator[str]:
         """The places of a data source that nobody holds, as `source_slot` names them."""
         running = self.filter(data_source=source, status=Status.RUNNING).values_list("source_slot", flat=True)
         taken = list(running)
-        places = [f"source:{source.pk}:{number}" for number in range(source.max_concurrency)]
+        places = (f"source:{source.pk}:{number}" for number in range(source.max_concurrency))
         # Runs from the command line have no place, but they read, too.
-        return [place for place in places if place not in taken][: max(0, source.max_concurrency - len(taken))]
+        return islice((place for place in places if place not in taken), max(0, source.max_concurrency - len(taken)))
 
     def skip(self, execution_id: int, reason: str) -> bool:
         """queued -> skipped."""
@@ -341,6 +345,11 @@ class ExecutionQuerySet(ScopedQuerySet["Execution"]):
             if ended:
                 _announce(execution.pk)
         return bool(ended)
+
+
+def _room_to_fail(database: str) -> AbstractContextManager[object]:
+    """For one statement that may break a constraint: within a transaction a savepoint; by itself it needs neither."""
+    return transaction.atomic() if connections[database].in_atomic_block else nullcontext()
 
 
 def _announce(execution_id: int) -> None:
