@@ -16,7 +16,7 @@ class ExporterSiteConfig(AppConfig):
     verbose_name = _("Data Export System")
 
     def ready(self) -> None:
-        from exporter_site import checks  # noqa: F401  # registers the system checks
+        from exporter_site import checks, silence  # noqa: F401  # they register themselves
 
         # What is loaded now stays: it need never be looked at again. See manage.py.
         gc.freeze()

@@ -52,6 +52,19 @@ def jwt_key(config: Config, keys: Keys) -> str:
     return keys.jwt_key if is_placeholder(configured) or len(configured) < 32 else configured
 
 
+# A host that is cut off in the middle of a transaction keeps its locks until the server ends it: the others wait for them.
+# MySQL has no such limit, MariaDB reads what looks like a comment.
+OPEN_TRANSACTION = 30  # seconds that a transaction may wait for its next statement
+POSTGRESQL_SESSION = {
+    "idle_in_transaction_session_timeout": f"{OPEN_TRANSACTION}s",
+    # The sessions of a host that is gone end, too: there are only so many.
+    "tcp_keepalives_idle": 30,
+    "tcp_keepalives_interval": 10,
+    "tcp_keepalives_count": 3,
+    "tcp_user_timeout": "60s",
+}
+
+
 def database_settings(database: SystemDatabase) -> dict[str, Any]:
     """The system database for Django. Raises ConfigError when a sample password would be used."""
     if database.type == "sqlite":
@@ -94,13 +107,16 @@ def database_settings(database: SystemDatabase) -> dict[str, Any]:
                 "isolation_level": "read committed",
                 "connect_timeout": 10,
                 # What is stored is UTC; the server's own NOW() would be that of its city.
-                "init_command": "SET time_zone = '+00:00'",
+                "init_command": f"SET time_zone = '+00:00' /*M!100300 , idle_transaction_timeout = {OPEN_TRANSACTION} */",
             },
         }
     return common | {
         "ENGINE": "django.db.backends.postgresql",
         "PORT": database.port or 5432,
-        "OPTIONS": {"connect_timeout": 10},
+        "OPTIONS": {
+            "connect_timeout": 10,
+            "options": " ".join(f"-c {name}={value}" for name, value in POSTGRESQL_SESSION.items()),
+        },
     }
 
 
