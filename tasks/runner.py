@@ -41,6 +41,7 @@ logger = logging.getLogger(__name__)
 TICK = 0.2  # seconds between two looks of the supervisor
 HEARTBEAT = 1.0  # seconds; also how often progress is stored
 SELF_FENCE = 40.0  # seconds without a heartbeat after which a worker must not go on
+FRESH = 5.0  # seconds after a heartbeat in which nobody can have taken the run over
 ABANDON = 30.0  # seconds that a cancelled query may take to let go
 # Seconds until a thread that waits for Python's lock may have it. The thread that compresses and writes needs it a few
 # times per megabyte, each time for a moment: with the usual 5 ms it would wait longer than it works.
@@ -130,6 +131,10 @@ def _run_in(directory: Path, execution: Execution, on_progress: Callable[[Progre
         pipeline.connector.cancel()
         pipeline.done.wait(ABANDON)
         return _end(execution, outcome_of(exc), pipeline)
+    if not supervisor.stop_reason and pipeline.error is None:
+        supervisor.make_sure()
+    if supervisor.fenced:
+        return _given_up(execution)
     if supervisor.lost:
         return _taken_over(execution)
     if supervisor.stop_reason:
@@ -226,7 +231,10 @@ def short_switch_interval() -> Iterator[None]:
 
 
 class Supervisor:
-    """Watches a pipeline until it is done, and stops it when it has to."""
+    """Watches a pipeline until it is done, and stops it when it has to.
+
+    `lost`: another worker has taken the run over. `fenced`: it may have, as far as can be known from here.
+    """
 
     def __init__(
         self, execution: Execution, pipeline: Pipeline, on_progress: Callable[[Progress], None] | None
@@ -234,7 +242,7 @@ class Supervisor:
         self.execution = execution
         self.pipeline = pipeline
         self.stop_reason = ""
-        self.lost = False
+        self.lost = self.fenced = False
         self._on_progress = on_progress
         self._signalled = ""
         self._started = self._beaten = self._moved = time.monotonic()
@@ -263,6 +271,7 @@ class Supervisor:
 
     def watch(self) -> None:
         """Return when the pipeline has ended, by itself or because it was stopped."""
+        threading.Thread(target=copy_context().run, args=(self._fence,), name="fence", daemon=True).start()
         while not self.pipeline.done.wait(TICK):
             self._beat()
             self._report()
@@ -271,6 +280,15 @@ class Supervisor:
                 self._stop(reason)
                 return
         self._report()
+
+    def _fence(self) -> None:
+        """Stop the pipeline after SELF_FENCE without a heartbeat. In a thread of its own: the one that beats may be waiting
+        for a database that does not answer."""
+        while not self.pipeline.done.wait(max(0.0, self._beaten + SELF_FENCE - time.monotonic())):
+            if time.monotonic() - self._beaten >= SELF_FENCE:
+                self.fenced = True
+                self.pipeline.connector.cancel()
+                return
 
     def _stop(self, reason: str) -> None:
         self.stop_reason = reason
@@ -284,7 +302,7 @@ class Supervisor:
         assert task is not None
         now = time.monotonic()
         elapsed = now - self._started
-        if self.lost:
+        if self.lost or self.fenced:
             return "fenced"
         if self._signalled:
             return self._signalled
@@ -312,18 +330,26 @@ class Supervisor:
         if now - self._last_beat < HEARTBEAT:
             return
         self._last_beat = now
-        progress = self.progress()
-        stored = {"rows": progress.rows, "bytes": progress.bytes, "rate": round(progress.rate)}
         try:
-            alive = Execution.objects.heartbeat(self.execution, stored, self.pipeline.connector.backend_id())
+            self._renew_lease()
         except (OperationalError, InterfaceError) as exc:
             logger.warning("execution %s could not store its heartbeat: %s", self.execution.pk, exc)
             close_old_connections()
-            # Somebody else may have taken the run over by now.
-            self.lost = now - self._beaten > SELF_FENCE
-            return
+
+    def _renew_lease(self) -> None:
+        now = time.monotonic()
+        progress = self.progress()
+        stored = {"rows": progress.rows, "bytes": progress.bytes, "rate": round(progress.rate)}
+        self.lost = not Execution.objects.heartbeat(self.execution, stored, self.pipeline.connector.backend_id())
         self._beaten = now
-        self.lost = not alive
+
+    def make_sure(self) -> None:
+        """Ask before the file becomes visible, unless a heartbeat has just said so, whether the run is still ours."""
+        if time.monotonic() - self._beaten > FRESH:
+            try:
+                _patiently(self.execution.pk, self._renew_lease)
+            except (OperationalError, InterfaceError):
+                self.fenced = True
 
     def _cancel_requested(self) -> bool:
         try:
@@ -450,6 +476,15 @@ def _patiently(execution_id: int, action: Callable[[], T]) -> T:
 def _taken_over(execution: Execution) -> Execution:
     logger.warning("execution %s was taken over by another worker; this one leaves nothing behind", execution.pk)
     execution.refresh_from_db()
+    return execution
+
+
+def _given_up(execution: Execution) -> Execution:
+    logger.warning(
+        "execution %s could not reach the system database for %d seconds; it may be another worker's by now, and this one leaves nothing behind",
+        execution.pk,
+        SELF_FENCE,
+    )
     return execution
 
 

@@ -223,6 +223,74 @@ def test_a_worker_that_lost_its_run_stops_and_leaves_nothing(
     assert not leftovers()
 
 
+def test_a_worker_whose_database_does_not_answer_stops_all_the_same(
+    source: DataSource, monkeypatch: pytest.MonkeyPatch, ended_on_server: Callable[[Execution], bool]
+) -> None:
+    execution = claimed(make_task(data_source=source, sql=slow_sql(source.kind)))
+    cancel = source.connector_class.cancel
+    stopped, hung = threading.Event(), threading.Event()
+
+    def noting(self: Any) -> None:
+        cancel(self)
+        stopped.set()
+
+    def hang(self: Any, *arguments: object) -> bool:
+        hung.set()
+        assert stopped.wait(20)  # while it waits for the database
+        raise OperationalError("timed out")
+
+    monkeypatch.setattr(source.connector_class, "cancel", noting)
+    monkeypatch.setattr(ExecutionQuerySet, "heartbeat", hang)
+    monkeypatch.setattr(runner, "SELF_FENCE", 1.5)
+    monkeypatch.setattr("tasks.runner.close_old_connections", lambda: None)  # this test's transaction lives in it
+    runner.run(execution)
+    assert hung.is_set()
+    execution.refresh_from_db()
+    assert (execution.status, execution.attempt) == (Status.RUNNING, 1)  # whoever takes it up decides
+    assert ended_on_server(execution)
+    assert not leftovers()
+
+
+def test_a_file_becomes_visible_only_while_the_run_is_known_to_be_ours(
+    source: DataSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    execution = claimed(make_task(data_source=source, sql="SELECT n FROM numbers"))
+    published = []
+
+    def take_over(progress: runner.Progress) -> None:
+        Execution.objects.filter(pk=execution.pk).update(attempt=2)
+
+    monkeypatch.setattr(runner, "FRESH", 0.0)
+    monkeypatch.setattr(files, "publish", lambda *place: published.append(place))
+    assert runner.run(execution, take_over).attempt == 2
+    assert not published
+    assert not leftovers()
+
+
+@pytest.mark.parametrize("tries", [2, 100])
+def test_a_whole_file_waits_for_a_database_that_is_away(
+    source: DataSource, monkeypatch: pytest.MonkeyPatch, tries: int
+) -> None:
+    execution = claimed(make_task(data_source=source, sql="SELECT n FROM numbers"))
+    heartbeat = ExecutionQuerySet.heartbeat
+    failures = iter(range(tries))
+
+    def away(self: Any, *arguments: Any) -> bool:
+        if next(failures, None) is None:
+            return heartbeat(self, *arguments)
+        raise OperationalError("server has gone away")
+
+    monkeypatch.setattr(runner, "FRESH", 0.0)
+    monkeypatch.setattr(ExecutionQuerySet, "heartbeat", away)
+    monkeypatch.setattr("tasks.runner.WAITS", (0, 0, 0))
+    monkeypatch.setattr("tasks.runner.connection.close", lambda: None)  # this test's transaction lives in it
+    monkeypatch.setattr("tasks.runner.close_old_connections", lambda: None)
+    runner.run(execution)
+    execution.refresh_from_db()
+    assert execution.status == (Status.SUCCEEDED if tries == 2 else Status.RUNNING)
+    assert leftovers() == execution.paths()
+
+
 def test_a_run_that_lost_its_place_at_the_very_end_withdraws_its_file(
     source: DataSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
