@@ -57,6 +57,7 @@ class Scheduler:
         self.adopted = 0  # runs on this machine that an earlier scheduler has started
         # (attempt, heartbeat) of each running row and since when, by our own monotonic clock, it has not changed.
         self._seen: dict[int, tuple[tuple[int, int], float]] = {}
+        self._looked_at, self._blind = 0.0, False  # when that was looked at, and whether a look has failed since
         self._ended: list[Ended] = []  # not yet dealt with: the database was away
         self._housework: Iterator[housekeeping.Removed] | None = None
         self._removed: housekeeping.Removed | None = None
@@ -128,18 +129,22 @@ class Scheduler:
 
     def reap(self) -> int:
         """Take up or close the runs whose worker is dead. Returns how many."""
-        now = time.monotonic()
+        rows = self._look()
+        names = Counter(row.worker for row in rows)
+        now = self._looked_at
         seen: dict[int, tuple[tuple[int, int], float]] = {}
         lost = adopted = 0
-        for row in Execution.objects.running():
+        for row in rows:
             beat = (row.attempt, row.heartbeat_seq)
             known = self._seen.get(row.pk)
             since = known[1] if known and known[0] == beat else now
             seen[row.pk] = (beat, since)
             silent = now - since > LEASE
             if silent or worker.is_gone(row.worker):
-                # A run that was claimed and never began bears the name of its scheduler, which may be in good health.
-                stuck = silent and not SchedulerProcess.objects.alive().filter(name=row.worker).exists()
+                # A run that was claimed and never began bears the name of its scheduler, which may be in good health; and
+                # in a container that was started again, a number may belong to the process of another run by now.
+                stuck = silent and names[row.worker] == 1
+                stuck = stuck and not SchedulerProcess.objects.alive().filter(name=row.worker).exists()
                 if stuck and worker.kill(row.worker):
                     logger.warning("execution %s: its worker was stuck and has been killed", row.pk)
                 lost += close_lost(row)
@@ -151,6 +156,21 @@ class Scheduler:
                 adopted += worker.local_pid(row.worker) is not None
         self._seen, self.adopted = seen, adopted
         return lost
+
+    def _look(self) -> list[Execution]:
+        """What is running. The time for which the database was away before is not held against any worker: nobody could
+        show that it lives, and a whole file may wait for nothing but to be recorded."""
+        try:
+            rows = list(Execution.objects.running())
+        except (DatabaseError, InterfaceError):
+            self._blind = True
+            raise
+        now = time.monotonic()
+        if self._blind:
+            away = now - self._looked_at
+            self._seen = {pk: (beat, since + away) for pk, (beat, since) in self._seen.items()}
+        self._looked_at, self._blind = now, False
+        return rows
 
     def beat(self) -> int:
         """Be seen to live. Returns whether it was time to."""
@@ -233,6 +253,12 @@ class Scheduler:
         """Whether neither its task nor its source has been taken up in this step."""
         source = row.data_source
         return row.task_id not in busy and (source is None or reading[source.pk] < source.max_concurrency)
+
+    def finish(self, seconds: float) -> None:
+        """Send what the last runs owe, within `seconds`, and stop()."""
+        self._each(self.deliver)
+        self.outbox.finish(seconds)
+        self.stop()
 
     def stop(self) -> None:
         """Say that this scheduler is gone."""

@@ -19,7 +19,7 @@ from exporter_site.worker import is_gone, worker_name
 from tasks.executors.base import Ended
 from tasks.models import CatchUp, Execution, ExportTask, Pause, SchedulerProcess
 from tasks.scheduler import enqueue_occurrences
-from tasks.states import Overlap, Priority, Status, Trigger
+from tasks.states import ExecutionQuerySet, Overlap, Priority, Status, Trigger
 from tests.factories import ClaimingExecutor, make_execution, make_scheduler, make_source, make_task
 from tests.instance import Instance
 from tests.servers.mariadb import MariaDB
@@ -33,6 +33,10 @@ def due_task(next_run_at: datetime, **fields: Any) -> ExportTask:
     ExportTask.objects.filter(pk=task.pk).update(next_run_at=next_run_at)
     task.refresh_from_db()
     return task
+
+
+def failing(*arguments: object) -> Any:
+    raise OperationalError("server has gone away")
 
 
 def states(task: ExportTask) -> list[tuple[str, str, datetime | None]]:
@@ -193,6 +197,44 @@ class TestReap:
         assert scheduler.reap() == 0
         clock[0] += 61
         assert scheduler.reap() == 1
+
+    def test_the_time_in_which_the_database_was_away_is_not_held_against_a_worker(
+        self, clock: list[float], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        running_execution(worker="another-host:1:another")
+        scheduler = make_scheduler()
+        assert scheduler.reap() == 0
+        clock[0] += 30
+        with monkeypatch.context() as patched:
+            patched.setattr(ExecutionQuerySet, "running", failing)
+            for _look in range(3):
+                clock[0] += 600
+                with pytest.raises(OperationalError):
+                    scheduler.reap()
+        clock[0] += 600
+        assert scheduler.reap() == 0
+        clock[0] += 59
+        assert scheduler.reap() == 0
+        clock[0] += 2
+        assert scheduler.reap() == 1
+
+    def test_the_process_of_another_run_is_not_killed_for_having_the_number_of_a_dead_one(
+        self, clock: list[float]
+    ) -> None:
+        process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", "manage.py"])
+        try:
+            dead, living = (running_execution(worker=worker_name(process.pid)) for _run in range(2))
+            scheduler = make_scheduler()
+            scheduler.reap()
+            clock[0] += 61
+            Execution.objects.filter(pk=living.pk).update(heartbeat_seq=5)
+            assert scheduler.reap() == 1
+            assert process.poll() is None
+        finally:
+            process.kill()
+            process.wait()
+        dead.refresh_from_db()
+        assert dead.reason == "worker_lost"
 
     def test_a_lost_run_is_tried_again_as_often_as_its_task_allows(self) -> None:
         execution = running_execution(make_task(max_retries=1, retry_delay=40), worker=dead_worker())
@@ -417,6 +459,17 @@ def test_a_scheduler_is_seen_to_live_until_it_stops() -> None:
     assert (seen.name, seen.workers, seen.executor) == (worker_name(), 3, "claiming")
     scheduler.stop()
     assert not SchedulerProcess.objects.alive().exists()
+
+
+@pytest.mark.django_db
+def test_a_scheduler_stops_in_an_orderly_way_while_the_database_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    scheduler = make_scheduler()
+    scheduler.care()
+    closed: list[bool] = []
+    monkeypatch.setattr(scheduler.executor, "close", lambda: closed.append(True))
+    monkeypatch.setattr(scheduler.outbox, "deliver", failing)
+    scheduler.finish(0)
+    assert closed
 
 
 @pytest.mark.django_db

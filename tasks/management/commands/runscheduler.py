@@ -63,9 +63,7 @@ class Command(ExporterCommand):
             scheduler.executor.wait(PAUSE)
         notify("STOPPING=1")
         self._drain(scheduler)
-        scheduler.deliver()  # what the last runs owe
-        scheduler.outbox.finish(SENDING)
-        scheduler.stop()
+        scheduler.finish(SENDING)
         self.say(_("Scheduler stopped."))
 
     def _stop(self, number: int, frame: Any) -> None:
