@@ -88,7 +88,7 @@ class Robots:
     With tls_names it speaks TLS with a certificate for those names; `authority` is the file of who signed it.
     """
 
-    def __init__(self, *tls_names: str) -> None:
+    def __init__(self, *tls_names: str, host: str = "127.0.0.1") -> None:
         self.requests: list[Request] = []
         self.accepted: list[Accepted] = []
         self.connections = 0  # also those that nothing came through
@@ -98,7 +98,7 @@ class Robots:
         self.lock = threading.Lock()
         self._robots: dict[tuple[str, str], Robot] = {}
         self._script: deque[Step] = deque()
-        self._server = _Server(("127.0.0.1", 0), Exchange)
+        self._server = _Server((host, 0), Exchange)
         self._server.robots = self
         self._directory = tempfile.TemporaryDirectory(prefix="exporter-robots-")
         self.authority = Path(self._directory.name) / "authority.pem"
@@ -106,7 +106,7 @@ class Robots:
         if self.tls:
             self._server.context = _certificate(self.authority, *tls_names)
         self.port: int = self._server.server_address[1]
-        self.place = f"127.0.0.1:{self.port}"
+        self.place = f"{host}:{self.port}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
 
     def __enter__(self) -> Self:
