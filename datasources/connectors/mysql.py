@@ -398,6 +398,12 @@ class MySQL(Connector):
         params = self.params
         place = f"{params.host}:{params.port or self.default_port}"
         connecting = self._conn is None
+        if code == ER.DBACCESS_DENIED_ERROR and connecting:
+            text = _(
+                "There is no database “{database}” on MySQL at {place}, or “{user}” may not use it. Check its spelling, and the account's rights."
+            )
+            filled = text.format(database=params.database, place=place, user=params.username)
+            return ConnectorError("unknown_database", filled, message)
         if code in _AUTH and connecting:
             text = _(
                 "MySQL at {place} refused the login of “{user}”. Check user name and password, and whether the account may come from this machine."

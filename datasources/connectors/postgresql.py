@@ -370,6 +370,12 @@ class PostgreSQL(Connector):
                 "PostgreSQL at {place} refused the login of “{user}”. Check user name and password, and whether pg_hba.conf lets this machine in."
             )
             return ConnectorError("auth_failed", text.format(place=place, user=params.username), message)
+        if says("permission denied for database") or (says("数据库") and says("权限")):
+            text = _(
+                "“{user}” may not use the database “{database}” on PostgreSQL at {place}. Have the account granted CONNECT, or check the name."
+            )
+            filled = text.format(user=params.username, database=params.database, place=place)
+            return ConnectorError("unknown_database", filled, message)
         # Also a missing certificate file "does not exist".
         if state == "3D000" or (says('database "', "数据库") and says("does not exist", "不存在")):
             text = _("There is no database “{database}” on PostgreSQL at {place}. Check its spelling.")
