@@ -20,7 +20,7 @@ from tasks import reasons
 from tasks.download_admin import reader_of
 from tasks.downloads import parts_of
 from tasks.models import Download, DownloadLink, Execution, ExportTask, Pause, SchedulerProcess
-from tasks.states import Status
+from tasks.states import Overlap, Status
 from tasks.writers.base import FIDELITY
 
 SEE_SQL = "tasks.view_sql"
@@ -182,7 +182,17 @@ class RunPage:
             return _("Nothing is started until somebody resumes.")
         if not SchedulerProcess.objects.alive().exists():
             return _("No scheduler runs, so nothing is started.")
-        return _("It waits for a free worker, or for its data source.")
+        return self._waits_for()
+
+    def _waits_for(self) -> str:
+        """What keeps a queued run from starting while a scheduler lives."""
+        running, task, source = Execution.objects.running(), self.execution.task, self.execution.data_source
+        before = running.filter(task=task).exclude(slot_key=None)
+        if task is not None and task.overlap != Overlap.PARALLEL and before.exists():
+            return _("It waits for the end of the task's run before it.")
+        if source is not None and running.filter(data_source=source).count() >= source.max_concurrency:
+            return _("It waits for its data source, which is read by as many exports as may be at once.")
+        return _("It waits for a free worker.")
 
     @property
     def waited(self) -> float:
