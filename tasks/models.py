@@ -142,8 +142,9 @@ class ExportTask(models.Model):
         return self.name
 
     def save(self, *args: Any, **kwargs: Any) -> None:
-        # From now on: a changed schedule never replays the past.
-        if self._changes("cron", "timezone", "enabled"):
+        # From now on: a changed schedule never replays the past. One that has been set aside is planned anew.
+        set_aside = self.next_run_at is None and self.enabled and self.cron
+        if set_aside or self._changes("cron", "timezone", "enabled"):
             self.next_run_at = self.compute_next_run(timezone.now())
             if kwargs.get("update_fields") is not None:
                 kwargs["update_fields"] = {*kwargs["update_fields"], "next_run_at"}
