@@ -13,17 +13,25 @@ class Reason(NamedTuple):
     remedy: Text = ""
 
 
+_TRIED_AGAIN = _(
+    "Messages of runs are tried again by themselves; once that is given up, send them again when the server is well."
+)
 REASONS: dict[str, Reason] = {
     # the network and the other side in general
     "unreachable": Reason(
         _("The server could not be reached."), _("Check its address, and that this machine may go there.")
     ),
-    "timed_out": Reason(_("The server took too long to answer.")),
+    "timed_out": Reason(
+        _("The server took too long to answer."),
+        _(
+            "Check the network and the server. Messages of runs are tried again by themselves; once that is given up, send them again."
+        ),
+    ),
     "answer_lost": Reason(
         _("The message was handed over and no answer came; it may have arrived."),
         _("Ask a reader before it is sent again."),
     ),
-    "server_error": Reason(_("The server had a fault of its own.")),
+    "server_error": Reason(_("The server had a fault of its own."), _TRIED_AGAIN),
     "unreadable_answer": Reason(
         _("The answer could not be understood; the message may have arrived."),
         _("Check the address: a page may have answered where a robot was expected."),
@@ -37,15 +45,22 @@ REASONS: dict[str, Reason] = {
         _("This address is not allowed."),
         _("It must be https and public; others are listed in notifications.private_hosts of config.yaml."),
     ),
-    "redirected": Reason(_("The server answered with another address, which is not followed.")),
+    "redirected": Reason(
+        _("The server answered with another address, which is not followed."),
+        _("Enter the address that it leads to, if that is the right one."),
+    ),
     # our own side
     "not_configured": Reason(_("The channel lacks a setting."), _("Complete the channel, or config.yaml.")),
     "secret_unreadable": Reason(
         _("A stored secret can't be decrypted."), _("Restore the key file, or enter the secret again.")
     ),
-    "channel_deleted": Reason(_("The channel has been deleted.")),
-    "channel_inactive": Reason(_("The channel is switched off.")),
-    "worker_lost": Reason(_("The process that sent it died; the message may have arrived.")),
+    "channel_deleted": Reason(
+        _("The channel has been deleted."), _("Choose another channel for the task: later runs tell it.")
+    ),
+    "channel_inactive": Reason(_("The channel is switched off."), _("Activate it, then send the message again.")),
+    "worker_lost": Reason(
+        _("The process that sent it died; the message may have arrived."), _("Ask a reader, then send it again.")
+    ),
     "internal_error": Reason(_("The system itself failed."), _("The log has the details; please report them.")),
     "restored": Reason(
         _("The system was restored from a backup that was made before this was sent; it may have arrived since."),
@@ -74,7 +89,7 @@ REASONS: dict[str, Reason] = {
         _("The robot does not take messages from this machine's address."),
         _("Add this machine's public address to the robot's list."),
     ),
-    "too_long": Reason(_("The message was too long."), _("Shorten the template.")),
+    "too_long": Reason(_("The message was too long."), _("Shorten the template: that holds for later runs.")),
     # mail
     "auth_failed": Reason(
         _("The mail server refused the login."),
@@ -88,9 +103,10 @@ REASONS: dict[str, Reason] = {
         _("The mail server refused the sender."), _("email.username must be the address that it may send from.")
     ),
     "recipient_refused": Reason(_("The mail server refused this address."), _("Correct the address.")),
-    "mailbox_busy": Reason(_("The mail server could not take the mail for this address now.")),
+    "mailbox_busy": Reason(_("The mail server could not take the mail for this address now."), _TRIED_AGAIN),
     "message_too_large": Reason(
-        _("The mail server found the mail too large."), _("Lower email.max_attachment_size: a link is sent instead.")
+        _("The mail server found the mail too large."),
+        _("It was refused without its files, too: have the server's limit raised. Its own words are below."),
     ),
     "content_refused": Reason(_("The mail server refused the content."), _("Its own words are below.")),
 }

@@ -32,7 +32,10 @@ REASONS: dict[str, Reason] = {
         _("The database refused user name or password."),
         _("Correct them on the data source, then test the connection."),
     ),
-    "unknown_database": Reason(_("The database does not exist."), _("Check its name on the data source.")),
+    "unknown_database": Reason(
+        _("The database does not exist, or the account may not use it."),
+        _("Check its name on the data source, and the account's rights."),
+    ),
     "tls_failed": Reason(
         _("No encrypted connection could be made."),
         _("Check the TLS mode of the data source and the server's certificate."),
@@ -49,7 +52,8 @@ REASONS: dict[str, Reason] = {
         _("Give the owner the right again, or the task another owner, then run again."),
     ),
     "sql_refused": Reason(
-        _("The SQL does more than read and was not run."), _("Change the task's SQL as the message below says.")
+        _("The SQL was not run: it does more than read, or a name in it has no value."),
+        _("Change the task as the message below says."),
     ),
     "sql_error": Reason(_("The database refused the SQL."), _("Correct the SQL; “task test” shows the error quickly.")),
     "killed_on_server": Reason(
@@ -85,19 +89,22 @@ REASONS: dict[str, Reason] = {
     "file_error": Reason(
         _("The file could not be written."), _("Check that the directories exist and may be written to.")
     ),
-    "file_too_large": Reason(_("A limit of the file format was reached."), _("Select fewer columns, or choose csv.")),
+    "file_too_large": Reason(
+        _("A limit of the file format or of the file system was reached."),
+        _("Select fewer columns, choose csv, or lower export.max_file_size."),
+    ),
     "row_count_mismatch": Reason(
         _("The rows written are not those received. The file was discarded."), _("Run again and report this.")
     ),
     "source_inactive": Reason(_("The data source is switched off."), _("Activate it, or choose another.")),
-    "cancelled": Reason(_("The run was cancelled.")),
+    "cancelled": Reason(_("The run was cancelled."), _("Run it again, if it is needed.")),
     "interrupted": Reason(_("The system was stopped while the export ran."), _("Run it again, if it is needed.")),
     "unplannable": Reason(_("The schedule can't be read any more."), _("Correct schedule and time zone of the task.")),
     "overlap": Reason(_("The task was still running."), _("Wait for it, or allow parallel runs in the task.")),
     "misfire": Reason(
         _("Its time had passed by more than the grace time."), _("Run it by hand for that date if it is needed.")
     ),
-    "coalesced": Reason(_("A newer run took its place.")),
+    "coalesced": Reason(_("A newer run took its place."), _("Run it by hand for that date if it is needed.")),
     "restored": Reason(
         _("The system was restored from a backup that does not know what happened at this time; it may have run."),
         _("Look whether its file or message arrived. If not, run it by hand for that date, or backfill the dates."),
