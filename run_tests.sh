@@ -45,7 +45,7 @@ main() {
     narrowed+=(--ignore-glob='tests/site/*browser.py' --ignore=tests/site/test_every_page.py)
     narrowed+=(--ignore=tests/site/test_sql_editor.py --ignore=tests/site/test_sql_answers.py)
     narrowed+=(--ignore=tests/site/test_source_admin.py --ignore=tests/site/test_channel_trial.py)
-    narrowed+=(--ignore=tests/tasks/test_importlegacy.py)
+    narrowed+=(--ignore=tests/tasks/test_importlegacy.py --ignore=tests/symptoms)
   done
   sum_up
 }
