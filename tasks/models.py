@@ -369,6 +369,7 @@ class Execution(models.Model):
             models.Index(fields=("data_source", "planned_at", "id"), name="execution_by_source_and_time"),
             models.Index(fields=("data_source", "status", "id"), name="execution_by_source_and_status"),
             models.Index(fields=("data_source", "status", "finished_at"), name="execution_by_source_and_end"),
+            models.Index(fields=("data_source", "trigger", "id"), name="execution_by_source_trigger"),
             # For the beginning of a name; the class is PostgreSQL's, the other databases have no need of one.
             models.Index(fields=("filename",), name="execution_by_filename", opclasses=("varchar_pattern_ops",)),
         )
