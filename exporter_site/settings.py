@@ -304,6 +304,7 @@ LANGUAGES = [("zh-hans", "简体中文"), ("en", "English")]
 # A browser says its own language; the command line and whatever has no browser take this one.
 LANGUAGE_CODE = cli_language()
 LOCALE_PATHS = [BASE_DIR / "locale"]
+FORMAT_MODULE_PATH = ["exporter_site.locale_formats"]
 TIME_ZONE = CONFIG.scheduler.timezone
 USE_TZ = True
 

@@ -93,7 +93,14 @@ def entries(task: ExportTask, events: Iterable[AuditEvent], user: Any) -> list[E
     newest = events_of(task).values_list("pk", flat=True).first()
     words = _Words(user, [event.changes for event in rows])
     foreign = _with_foreign_source(task, rows, user)
-    return [Entry(event, words.changes(event.changes, hide=event.pk in foreign), event.pk == newest) for event in rows]
+    return [
+        Entry(
+            event,
+            words.changes(event.changes, hide=event.pk in foreign, of=event.action),
+            is_current=event.pk == newest,
+        )
+        for event in rows
+    ]
 
 
 def _with_foreign_source(task: ExportTask, events: Iterable[AuditEvent], user: Any) -> set[int]:

@@ -564,6 +564,7 @@ class TestHistory:
         assert "<ins>failure</ins>" in page
         assert "it has {status}" in page
         assert page.count("night group") > 3
+        assert "(empty)</del>" not in page.split("Notification rule:")[3].split("<h2>")[0]  # nothing was there before
         assert "day group" not in page
         event = AuditEvent.objects.filter(subject_type=NotificationRule._meta.label_lower).latest("pk")
         assert reverse("admin:tasks_exporttask_restore", args=[task.pk, event.pk]) not in page
