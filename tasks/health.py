@@ -15,16 +15,18 @@ UNAVAILABLE, NO_SCHEDULER, LOW_DISK = "unavailable", "no scheduler", "low disk"
 @require_safe
 def healthz(request: HttpRequest) -> JsonResponse:
     """The whole system: this process reaches its database, a scheduler lives, and exports have room to be written."""
-    return _answer([*_database(), *_disk()])
+    return _answer(request, [*_database(), *_disk()])
 
 
 @require_safe
 def healthz_web(request: HttpRequest) -> JsonResponse:
     """This process reaches its database."""
-    return _answer(_database(scheduler=False))
+    return _answer(request, _database(scheduler=False))
 
 
-def _answer(faults: list[str]) -> JsonResponse:
+def _answer(request: HttpRequest, faults: list[str]) -> JsonResponse:
+    # Where a browser has a session, it would be looked up and renewed: in a database that may be away.
+    del request.session
     return JsonResponse({"status": ", ".join(faults) or "ok"}, status=503 if faults else 200)
 
 

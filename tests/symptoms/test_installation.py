@@ -244,19 +244,18 @@ FULL = {"EXPORTER_EXPORT__MIN_FREE_DISK": str(1 << 60)}
 def test_health_says_which_part_is_not_well_and_the_doctor_what_to_do(instance: Instance) -> None:
     instance.environment["EXPORTER_EXPORT__MIN_FREE_DISK"] = "1"
 
-    def is_not_well(word: str, check: str, **fault: str) -> None:
-        [health] = look(instance, "/healthz", signed_in=False, **fault)
+    def is_not_well(word: str, check: str, **fault: str) -> str:
+        health, page = look(instance, "/healthz", "/admin/", cookie="of-a-session", **fault)
         assert (health[0], word in json.loads(health[1])["status"]) == ("503", True)
         told = instance.manage("system", "doctor", check, check=False, env=fault)
         assert told.returncode == 1
         assert told.stdout.startswith("✗")
         assert "    → " in told.stdout
+        return page[0]
 
-    is_not_well("no scheduler", "scheduler")
-    is_not_well("unavailable", "system_database", **AWAY)
-    [page] = look(instance, "/admin/", cookie="of-a-session", **AWAY)
-    assert page[0] == "500"
-    is_not_well("low disk", "disk", **FULL)
+    assert is_not_well("no scheduler", "scheduler") == "302", "pages come all the same: this one leads to the login"
+    assert is_not_well("unavailable", "system_database", **AWAY) == "500"
+    assert is_not_well("low disk", "disk", **FULL) == "302"
     started(instance)
     assert look(instance, "/healthz", signed_in=False) == [["200", '{"status": "ok"}']]
     instance.manage("system", "doctor", "system_database", "disk", "scheduler")
