@@ -53,20 +53,18 @@ def jwt_key(config: Config, keys: Keys) -> str:
 
 
 # A host that is cut off in the middle of a transaction keeps its locks until the server ends it: the others wait for them.
-# MySQL has no such limit, MariaDB reads what looks like a comment.
 OPEN_TRANSACTION = 30  # seconds that a transaction may wait for its next statement
-POSTGRESQL_SESSION = {
-    "idle_in_transaction_session_timeout": f"{OPEN_TRANSACTION}s",
-    # The sessions of a host that is gone end, too: there are only so many.
-    "tcp_keepalives_idle": 30,
-    "tcp_keepalives_interval": 10,
-    "tcp_keepalives_count": 3,
-    "tcp_user_timeout": "60s",
-}
+# The sessions of a host that is gone end, too: there are only so many.
+POSTGRESQL_LINE = (
+    "-c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3 -c tcp_user_timeout=60s"
+)
 
 
-def database_settings(database: SystemDatabase) -> dict[str, Any]:
-    """The system database for Django. Raises ConfigError when a sample password would be used."""
+def database_settings(database: SystemDatabase, open_transaction: int = OPEN_TRANSACTION) -> dict[str, Any]:
+    """The system database for Django. Raises ConfigError when a sample password would be used.
+
+    `open_transaction`: the limit in seconds, 0 for none.
+    """
     if database.type == "sqlite":
         file = resolve(database.sqlite_path)
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -106,8 +104,9 @@ def database_settings(database: SystemDatabase) -> dict[str, Any]:
                 # Gap locks of REPEATABLE READ deadlock two schedulers: 25 in a run, none with READ COMMITTED.
                 "isolation_level": "read committed",
                 "connect_timeout": 10,
-                # What is stored is UTC; the server's own NOW() would be that of its city.
-                "init_command": f"SET time_zone = '+00:00' /*M!100300 , idle_transaction_timeout = {OPEN_TRANSACTION} */",
+                # What is stored is UTC; the server's own NOW() would be that of its city. The rest is for MariaDB: MySQL,
+                # which has no such limit, takes it for a comment.
+                "init_command": f"SET time_zone = '+00:00' /*M!100300 , idle_transaction_timeout = {open_transaction} */",
             },
         }
     return common | {
@@ -115,7 +114,7 @@ def database_settings(database: SystemDatabase) -> dict[str, Any]:
         "PORT": database.port or 5432,
         "OPTIONS": {
             "connect_timeout": 10,
-            "options": " ".join(f"-c {name}={value}" for name, value in POSTGRESQL_SESSION.items()),
+            "options": f"-c idle_in_transaction_session_timeout={open_transaction}s {POSTGRESQL_LINE}",
         },
     }
 

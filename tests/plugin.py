@@ -41,11 +41,13 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None
     except servers.MissingServer as exc:
         raise pytest.UsageError(str(exc)) from None
     result = yield  # pytest-django imports the settings here
-    if kind == "sqlite":
-        from django.conf import settings
+    from exporter_site import settings
 
+    if kind == "sqlite":
         # In memory, as Django would have it, other processes and threads could not see it.
         settings.DATABASES["default"].setdefault("TEST", {})["NAME"] = str(SESSION_DIR / "test.db")
+    # A test keeps its transaction open while it waits for something.
+    settings.DATABASES["default"] |= settings.database_settings(settings.CONFIG.system_database, open_transaction=0)
     return result
 
 

@@ -5,8 +5,8 @@ import socket
 from collections.abc import Iterator
 
 import pytest
-from django.db import ConnectionHandler
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.utils import ConnectionHandler
 from pydantic import SecretStr
 
 from exporter_site import settings, silence

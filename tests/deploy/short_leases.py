@@ -1,11 +1,9 @@
 """The settings, with seconds where the product has a minute: what a host that is cut off does is shown in less than one."""
 
-from typing import Any
-
 from django.apps import AppConfig
 
 from exporter_site.settings import *  # noqa: F403
-from exporter_site.settings import DATABASES, INSTALLED_APPS
+from exporter_site.settings import CONFIG, DATABASES, INSTALLED_APPS, database_settings
 
 LEASE, FENCE, SILENCE = 11.0, 3.0, 2
 
@@ -25,9 +23,5 @@ class ShortLeases(AppConfig):
 
 
 INSTALLED_APPS = [*INSTALLED_APPS, "tests.deploy.short_leases.ShortLeases"]
-_options: dict[str, Any] = DATABASES["default"]["OPTIONS"]
-for _name in ("options", "init_command"):
-    if _name in _options:
-        # The limit of an open transaction: both servers count seconds.
-        _options[_name] = _options[_name].replace("timeout=30s", "timeout=4s").replace("timeout = 30", "timeout = 4")
-_options["connect_timeout"] = 2
+DATABASES["default"] |= database_settings(CONFIG.system_database, open_transaction=4)
+DATABASES["default"]["OPTIONS"]["connect_timeout"] = 2

@@ -111,7 +111,7 @@ class World:
         for statement in _TABLE:
             server.execute(statement, database=database)
         for statement in _HELD:
-            server.execute(statement, database=self.instance.database)
+            server.execute(statement, database=str(self.instance.database))
         reader = server.reader
         where = (OUTSIDE, server.port, database, reader.username, reader.password)
         self.instance.manage("datasource", "create", "source", kind, *where)
