@@ -93,6 +93,7 @@ missing_programs() {
   compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || command -v postgres >/dev/null || echo postgresql
   PATH=$path command -v redis-server >/dev/null || echo redis-server
   command -v strace >/dev/null || echo strace
+  PATH=$path command -v ip >/dev/null || echo iproute2
   PATH=$path command -v nginx >/dev/null || echo nginx-light
   command -v systemd-analyze >/dev/null || echo systemd
   compgen -G '/usr/lib/*/faketime/libfaketime.so.1' >/dev/null || echo faketime
