@@ -16,7 +16,7 @@ FAILED=()  # checks that did not pass
 main() {
   parse "$@"
   ensure_programs
-  ensure_environment development requirements-dev.txt requirements-celery.txt requirements.txt
+  ensure_environment development requirements-dev.txt requirements-celery.txt requirements-s3.txt requirements.txt
   # The checks below read settings: they shall not find this installation's, nor make keys or logs here.
   SCRATCH=$(mktemp -d)
   trap 'rm -rf "$SCRATCH"' EXIT

@@ -87,8 +87,8 @@ def product(task: ExportTask) -> float:
     seconds = time.perf_counter() - started
     if ended.status != Status.SUCCEEDED:
         raise RuntimeError(f"{ended.status} {ended.reason}: {ended.error}")
-    for path in ended.paths():
-        path.unlink()
+    for file in ended.stored_files():
+        file.store.remove(file.place)
     return seconds
 
 

@@ -88,6 +88,9 @@ prepare() {
   if [[ -n "${EXPORTER_WITH_CELERY:-}" ]]; then
     "$RELEASE/.venv/bin/python" -m pip install --no-input --disable-pip-version-check --quiet -r "$RELEASE/requirements-celery.txt"
   fi
+  if [[ -n "${EXPORTER_WITH_S3:-}" ]]; then
+    "$RELEASE/.venv/bin/python" -m pip install --no-input --disable-pip-version-check --quiet -r "$RELEASE/requirements-s3.txt"
+  fi
   collect_static
   "$RELEASE/.venv/bin/python" -m compileall -q -x '/\.venv/|/tests/' "$RELEASE"
   # The code belongs to root: what runs it can't change it.

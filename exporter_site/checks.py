@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ def check_directories(app_configs: Any, **kwargs: Any) -> Sequence[CheckMessage]
     export = settings.CONFIG.export
     temp, output = resolve(export.temp_dir), resolve(export.output_dir)
     found: list[CheckMessage] = []
-    for key, directory in (("export.temp_dir", temp), ("export.output_dir", output)):
+    places = {"export.temp_dir": temp} | ({"export.output_dir": output} if export.storage == "local" else {})
+    for key, directory in places.items():
         parent = _existing_parent(directory)
         if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
             found.append(
@@ -35,7 +37,7 @@ def check_directories(app_configs: Any, **kwargs: Any) -> Sequence[CheckMessage]
                     id="exporter.E001",
                 )
             )
-    if not found and _existing_parent(temp).stat().st_dev != _existing_parent(output).stat().st_dev:
+    if export.storage == "local" and not found and _existing_parent(temp).stat().st_dev != _existing_parent(output).stat().st_dev:
         found.append(
             Error(
                 _("export.temp_dir and export.output_dir lie on different file systems."),
@@ -43,6 +45,40 @@ def check_directories(app_configs: Any, **kwargs: Any) -> Sequence[CheckMessage]
                     "A finished file becomes visible by one rename, which needs one file system. Put temp_dir beside output_dir."
                 ),
                 id="exporter.E002",
+            )
+        )
+    return found
+
+
+@register(Tags.files)
+def check_object_storage(app_configs: Any, **kwargs: Any) -> Sequence[CheckMessage]:
+    """What can be seen without asking it: `system doctor object_storage` does that."""
+    export = settings.CONFIG.export
+    if export.storage != "s3" and not export.s3_bucket:
+        return []
+    found: list[CheckMessage] = []
+    if not all(map(find_spec, ("boto3", "storages"))):
+        found.append(
+            Error(
+                _("Object storage needs packages that are not installed."),
+                hint=".venv/bin/pip install -r requirements-s3.txt",
+                id="exporter.E010",
+            )
+        )
+    if not export.s3_bucket:
+        found.append(
+            Error(
+                _("export.storage is s3, and export.s3_bucket names no bucket."),
+                hint=_("Set export.s3_bucket, s3_endpoint, s3_access_key and s3_secret_key in config.yaml."),
+                id="exporter.E011",
+            )
+        )
+    if bool(export.s3_access_key) != bool(export.s3_secret_key.get_secret_value()):
+        found.append(
+            Error(
+                _("Only one of export.s3_access_key and export.s3_secret_key is set."),
+                hint=_("Set both, or none where the machine has a role that may use the bucket."),
+                id="exporter.E012",
             )
         )
     return found

@@ -15,7 +15,16 @@ from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from exporter_site.language import early_gettext as _
 
@@ -81,9 +90,9 @@ class Section(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _no_truth_values(cls, value: object) -> object:
+    def _no_truth_values(cls, value: object, info: ValidationInfo) -> object:
         # YAML reads `yes` and `on` as true, and pydantic would take that for the number 1.
-        if isinstance(value, bool):
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
             raise ValueError(_("a number or a text, not yes or no; put quotes around a text"))
         return value
 
@@ -122,6 +131,29 @@ class Export(Section):
     stall_timeout: Seconds = 300
     retention_days: int = Field(default=30, ge=1)
     min_free_disk: Annotated[int, BeforeValidator(parse_size), Field(ge=0)] = 536_870_912
+    storage: Literal["local", "s3"] = "local"
+    s3_bucket: str = ""
+    s3_endpoint: str = ""
+    s3_region: str = ""
+    s3_access_key: str = ""
+    s3_secret_key: SecretStr = SecretStr("")
+    s3_prefix: str = ""
+    s3_addressing: Literal["auto", "virtual", "path"] = "auto"
+    s3_redirect: bool = False
+
+    @field_validator("s3_endpoint")
+    @classmethod
+    def _an_address(cls, value: str) -> str:
+        if value and not re.fullmatch(r"https?://[^\s/?#]+/?", value):
+            raise ValueError(_("an address such as https://oss-cn-hangzhou.aliyuncs.com"))
+        return value
+
+    @field_validator("s3_prefix")
+    @classmethod
+    def _plain_folders(cls, value: str) -> str:
+        if value and not re.fullmatch(r"/?[\w-][\w.-]*(/[\w-][\w.-]*)*/?", value, re.ASCII):
+            raise ValueError(_("names of folders, such as exports/production"))
+        return value
 
 
 class DingTalk(Section):
@@ -400,6 +432,8 @@ def _expected(error: Any) -> str:
         return str(limits["expected"]).replace(" or ", ", ")
     if kind.startswith("int_"):
         return _("a whole number")
+    if kind.startswith("bool_"):
+        return _("true or false")
     if kind in ("greater_than", "greater_than_equal", "less_than", "less_than_equal"):
         sign = {"greater_than": ">", "greater_than_equal": "≥", "less_than": "<", "less_than_equal": "≤"}[kind]
         return f"{sign} {next(iter(limits.values()))}"

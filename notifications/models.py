@@ -274,9 +274,9 @@ class NotificationRule(models.Model):
 class Delivery(models.Model):
     """One message that is owed to one channel: outbox row and record in one.
 
-    `payload`: what messages.render() made, with the files by their paths below export.output_dir and `link`, the number
-    of the file's link. It never holds a secret. `recipients`: for each of them {"verdict", "reason", "text", "tries",
-    "at"}; who is missing has not been tried yet.
+    `payload`: what messages.render() made, with the files that it speaks of (the run has them) and `link`, the number of
+    their link. It never holds a secret. `recipients`: for each of them {"verdict", "reason", "text", "tries", "at"}; who
+    is missing has not been tried yet.
     """
 
     source_path = "execution__data_source"

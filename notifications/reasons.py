@@ -61,6 +61,10 @@ REASONS: dict[str, Reason] = {
     "worker_lost": Reason(
         _("The process that sent it died; the message may have arrived."), _("Ask a reader, then send it again.")
     ),
+    "file_unavailable": Reason(
+        _("The file of the message could not be read from where it is kept."),
+        _("Look at “manage.py system doctor”: is the disk mounted, does the object storage answer?"),
+    ),
     "internal_error": Reason(_("The system itself failed."), _("The log has the details; please report them.")),
     "restored": Reason(
         _("The system was restored from a backup that was made before this was sent; it may have arrived since."),

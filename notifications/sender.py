@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from hashlib import sha256
-from pathlib import Path
 from typing import Any, TypeVar
 
 from django.conf import settings
@@ -19,7 +18,6 @@ from django.utils import timezone, translation
 from django.utils.translation import gettext as _t
 
 from exporter_site import links
-from exporter_site.config import resolve
 from exporter_site.redact import redact
 from notifications import messages, reasons
 from notifications.messages import Event
@@ -119,9 +117,9 @@ def _answers(transport: Transport, message: Message, recipients: Sequence[str]) 
         return {}
     try:
         return transport.send(message, recipients)
-    except OSError as exc:  # a file that has just been removed; nothing was sent yet
+    except OSError as exc:  # a file that has just been removed, or its store is away; nothing was sent yet
         logger.warning("a message could not be sent: %s", redact(str(exc)))
-        return dict.fromkeys(recipients, Answer(Verdict.DEFERRED, "internal_error", str(exc)))
+        return dict.fromkeys(recipients, Answer(Verdict.DEFERRED, "file_unavailable", str(exc)))
     except Exception as exc:  # A fault of ours; nobody knows how far it came.
         logger.error("a message could not be sent: %s", redact(f"{type(exc).__name__}: {exc}"), exc_info=exc)
         return dict.fromkeys(recipients, Answer(Verdict.UNKNOWN, "internal_error"))
@@ -333,21 +331,27 @@ def message_of(row: Delivery) -> Message:
         text=text,
         facts=[(label, value) for label, value in payload.get("facts", ())],
         url=payload["url"],
-        attachments=[
-            Attachment(_path_of(file), file["name"], file["size"])
-            for file in payload.get("files", ())
-            if _path_of(file).is_file()
-        ],
+        attachments=payload["attachments"],
         data={**payload.get("data", {}), "download_url": payload["url"]},
     )
 
 
 def payload_now(row: Delivery) -> dict[str, Any]:
-    """The payload of `row` with `url`, its text with that, and `files_gone`: whether one of its files is not there."""
+    """The payload of `row` with `url`, its text with that, the `attachments` that are there, and `files_gone`: whether one
+    of its files is not there."""
     payload = row.payload
-    gone = any(not _path_of(file).is_file() for file in payload.get("files", ()))
+    wanted = payload.get("files", ())
+    stored = row.execution.stored_files() if wanted else []
+    there = [(file, part["size"]) for file, part in zip(stored, wanted, strict=False) if file.is_kept()]
+    gone = len(there) < len(wanted)
     url = "" if gone else links.url_of(_link_now(row))
-    return {**payload, "url": url, "text": messages.with_address(payload.get("text", ""), url), "files_gone": gone}
+    return {
+        **payload,
+        "url": url,
+        "text": messages.with_address(payload.get("text", ""), url),
+        "files_gone": gone,
+        "attachments": [Attachment(file.at_hand, file.name, size) for file, size in there],
+    }
 
 
 def _link_now(row: Delivery) -> int | None:
@@ -358,11 +362,6 @@ def _link_now(row: Delivery) -> int | None:
         return link
     expired = row.execution.links.filter(pk=link, revoked_at=None, expires_at__lte=timezone.now())
     return row.execution.link_for_messages() if expired.exists() else link
-
-
-def _path_of(file: Mapping[str, Any]) -> Path:
-    root: Path = resolve(settings.CONFIG.export.output_dir)
-    return root / str(file["path"])
 
 
 def surely(action: Callable[[], T]) -> T:

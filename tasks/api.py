@@ -1,5 +1,6 @@
 """/api/tasks and /api/logs"""
 
+import logging
 import re
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -24,6 +25,7 @@ from rest_framework.reverse import reverse
 from datasources.connectors.base import ConnectorError
 from exporter_site.access.models import Scope
 from exporter_site.paging import MOST_COUNTED, CappedPaginator
+from exporter_site.redact import redact
 from exporter_site.rest import ChangesViewSet, Problem, ScopedViewSet, answers, documented, rights_to
 from exporter_site.rest_input import AnyType, ChoicesFilter, IdFilter, Pages, WordFilter, YesNoFilter, no_such_page
 from notifications.models import Delivery
@@ -44,7 +46,10 @@ from tasks.serializers import (
     RunSerializer,
 )
 from tasks.states import Status, Trigger
+from tasks.storage.base import StorageError
 from tasks.writers import writers
+
+logger = logging.getLogger(__name__)
 
 FILE_TYPES = (*(writers.get(name).content_type for name in writers), "application/zip", "application/octet-stream")
 DELIVERIES = Prefetch("deliveries", Delivery.objects.defer("payload", "history"))
@@ -359,7 +364,13 @@ class ExecutionViewSet(ListModelMixin, RetrieveModelMixin, ScopedViewSet):
     @action(detail=True, methods=["get"], content_negotiation_class=AnyType)
     def download(self, request: Request, pk: int) -> HttpResponseBase:
         """The file: xlsx, csv, or one zip when there are several parts. Range and If-Range are honoured."""
-        response = send(request._request, self.get_object())
+        try:
+            # Not sent on to a bucket: programs would take their credentials along.
+            response = send(request._request, self.get_object(), may_redirect=False)
+        except StorageError as exc:
+            logger.error("a file can't be sent: %s", redact(str(exc)))
+            words = _("The file is kept in an object storage that does not answer as it should. Try again later.")
+            raise Problem(503, "storage_unavailable", words) from exc
         if response is None:
             raise Problem(404, "no_file", _("This run has no file, or it has been removed after its retention time."))
         if response.status_code == 416:

@@ -3,7 +3,8 @@
     manifest.json     version, time, migrations, what proves that the keys are the right ones; size and SHA-256 of the rest
     database.*        the system database, in the form of its own kind
     config.yaml       as it was
-    files.jsonl       one line for each file of an execution: {"execution", "path", "size", "sha256"}
+    files.jsonl       one line for each file of an execution: {"execution", "path", "size", "sha256"}, and "storage"
+                      where that is not a directory
     files/<path>      those files themselves, if they were wanted
 
 The keys that the secrets in the database are encrypted with are never in it.
@@ -23,12 +24,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
 from django.utils.translation import gettext as _
 
 from exporter_site.dump import MEMBERS
 from tasks.files import sync_directory, temp_root
+from tasks.storage.base import Readable
 
 FORMAT = 1
 MANIFEST, CONFIG, FILES = "manifest.json", "config.yaml", "files.jsonl"
@@ -84,10 +86,6 @@ class Manifest:
         return manifest
 
 
-class Readable(Protocol):
-    def read(self, size: int = -1, /) -> bytes: ...
-
-
 class _Hashed:
     """Reads `source` and knows what went through."""
 
@@ -113,9 +111,10 @@ class Writer:
     def __init__(self, tar: tarfile.TarFile, manifest: Manifest) -> None:
         self._tar, self._manifest = tar, manifest
 
-    def add(self, name: str, file: IO[bytes]) -> dict[str, Any]:
-        """{"size", "sha256"} of what was added, from an open file. Raises OSError when it shrinks meanwhile."""
-        facts = self._add(name, file, os.fstat(file.fileno()).st_size)
+    def add(self, name: str, file: IO[bytes], size: int | None = None) -> dict[str, Any]:
+        """{"size", "sha256"} of what was added, from an open file; `size`: its own, when it is none of a disk's. Raises
+        OSError when it shrinks meanwhile."""
+        facts = self._add(name, file, os.fstat(file.fileno()).st_size if size is None else size)
         if not name.startswith(PREFIX):
             self._manifest.parts[name] = facts
         return facts

@@ -20,14 +20,17 @@ from exporter_site.access import audit
 from exporter_site.config import config_file, resolve
 from exporter_site.dump import MEMBERS, dump
 from exporter_site.fields import ciphers
-from tasks import archive, files
+from tasks import archive
 from tasks.archive import BackupError, Manifest
 from tasks.models import Execution, ExportTask
 from tasks.states import Status
+from tasks.storage import StoredFile
+from tasks.storage.base import StorageError
 
 SUFFIX = ".tar.gz"
 KEYS_SUFFIX = "-keys.json"
 PROOF = "data export system"  # what the proofs of the keys say
+LISTED = ("path", "storage", "size", "sha256")  # of a file, in the archive's list
 _BATCH = 500  # executions read at once
 
 
@@ -73,6 +76,8 @@ def make(output: Path | None = None, *, with_files: bool = False, with_keys: boo
         with archive.scratch() as directory, archive.write(target, manifest) as writer:
             count = _fill(writer, directory, with_files=with_files)
         keys = _write_keys(target) if with_keys else None
+    except StorageError as exc:
+        raise BackupError(str(exc)) from exc
     except OSError as exc:
         raise BackupError(
             _("The backup can't be written to {path}: {error}").format(path=target.parent, error=exc.strerror or exc)
@@ -124,7 +129,7 @@ def _fill(writer: archive.Writer, directory: Path, *, with_files: bool) -> int:
     with (directory / archive.FILES).open("w+b") as lines:
         for part in _parts():
             if with_files:
-                facts = _add_file(writer, part["path"])
+                facts = _add_file(writer, StoredFile.of(part))
                 if facts is None:
                     continue
                 part |= facts
@@ -140,16 +145,19 @@ def _parts() -> Iterator[dict[str, Any]]:
     kept = Execution.objects.filter(status=Status.SUCCEEDED, files_removed_at=None).order_by("pk")
     for number, parts in kept.values_list("pk", "files").iterator(chunk_size=_BATCH):
         for part in parts:
-            yield {"execution": number, **{name: part[name] for name in ("path", "size", "sha256")}}
+            yield {"execution": number, **{name: part[name] for name in LISTED if name in part}}
 
 
-def _add_file(writer: archive.Writer, path: str) -> dict[str, Any] | None:
+def _add_file(writer: archive.Writer, file: StoredFile) -> dict[str, Any] | None:
     try:
-        opened = (files.output_root() / path).open("rb")
+        size = file.size()
+        opened = file.open() if size is not None else None
     except FileNotFoundError:
+        opened = None
+    if size is None or opened is None:
         return None  # removed after its retention time, in this moment or by somebody
     with opened:
-        return writer.add(archive.PREFIX + path, opened)
+        return writer.add(archive.PREFIX + file.key, opened, size)
 
 
 def _write_keys(target: Path) -> Path:

@@ -28,7 +28,7 @@ from exporter_site.modeladmin import LogAdmin, LookedUpFilter, ScopedAdmin, Scop
 from notifications.models import Arrival, Delivery
 from tasks import execution_acts, execution_filters
 from tasks.dashboard_filters import EndedFilter
-from tasks.downloads import parts_of
+from tasks.downloads import has_files
 from tasks.execution_page import ICONS, OPERATE, SEE_SQL, STATUS_COLOURS, RunPage, elapsed_of
 from tasks.live import looked_at
 from tasks.models import DownloadLink, Execution
@@ -287,7 +287,7 @@ class ExecutionAdmin(ScopedAdmin, LogAdmin):
     @action(description=_("New link"), permissions=["issue"], icon="add_link", dialog=NEW_LINK)
     def new_link(self, request: HttpRequest, form: forms.Form, object_id: str) -> HttpResponse:
         execution = get_object_or_404(self.get_queryset(request), pk=object_id)
-        if parts_of(execution):
+        if has_files(execution):
             link = DownloadLink.objects.make(execution)
             words = _t("The new link, valid until {when}: {url}")
             url = link.url or request.build_absolute_uri(link.path)

@@ -13,12 +13,13 @@ from django.utils.functional import Promise
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 
+from exporter_site.formats import human_size
 from notifications.admin import COLOURS, recipient_lines, state_words
 from notifications.messages import Event
 from notifications.models import Delivery
 from tasks import reasons
 from tasks.download_admin import reader_of
-from tasks.downloads import parts_of
+from tasks.downloads import has_files
 from tasks.models import Download, DownloadLink, Execution, ExportTask, Pause, SchedulerProcess
 from tasks.states import Overlap, Status
 from tasks.writers.base import FIDELITY
@@ -161,7 +162,7 @@ class RunPage:
 
     @cached_property
     def may_download(self) -> bool:
-        return self._user.has_perm("tasks.download_execution") and bool(parts_of(self.execution))
+        return self._user.has_perm("tasks.download_execution") and has_files(self.execution)
 
     # How it stands
 
@@ -172,6 +173,10 @@ class RunPage:
         if self.is_being_cancelled:
             return _("It is being cancelled.")
         if execution.status == Status.RUNNING:
+            if "uploaded" in execution.progress:
+                return _("The file goes into the object storage: {done} of {all}.").format(
+                    done=human_size(execution.progress["uploaded"]), all=human_size(execution.progress["bytes"])
+                )
             if execution.progress.get("rows"):
                 return _("Rows are read and written to the file.")
             return _("The query runs; the database has sent no row yet.")

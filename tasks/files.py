@@ -1,22 +1,28 @@
-"""Where files live, and how they become visible.
+"""Where files live on this machine, and how they become visible there.
 
 A run writes into temp_dir/<execution>-<attempt>/. Publishing renames that whole directory into output_dir: all parts
-of a file appear in one step, or none does. Both must lie on one file system (check exporter.E002).
+of a file appear in one step, or none does. Both must lie on one file system (check exporter.E002). Where finished files
+are kept elsewhere: tasks/storage/.
 """
 
+import logging
 import os
 import re
 import shutil
+import time
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from typing import BinaryIO, NamedTuple
 
 from django.conf import settings
 
 from exporter_site.config import resolve
 from tasks.writers.zipstream import MAX_ENTRY, ZipStream
+
+logger = logging.getLogger(__name__)
 
 MAX_NAME_BYTES = 180  # of the name without extension; file systems hold 255, and parts add to it
 
@@ -59,9 +65,14 @@ def temp_directory(execution_id: int, attempt: int) -> Iterator[Path]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
+def place_of(name: str, planned_at: datetime) -> str:
+    """Where the attempt `name` of a run planned at `planned_at` has its files, below the root of its store."""
+    return f"{planned_at:%Y-%m}/{name}"
+
+
 def month_directory(planned_at: datetime) -> Path:
-    """Where the files of a run planned at `planned_at` become visible."""
-    return output_root() / planned_at.strftime("%Y-%m")
+    """Where the files of a run planned at `planned_at` become visible, in a local store."""
+    return output_root() / f"{planned_at:%Y-%m}"
 
 
 def publish(directory: Path, planned_at: datetime) -> Path:
@@ -86,10 +97,33 @@ def withdraw(directory: Path) -> None:
 
 
 def sweep(execution_id: int, attempt: int, planned_at: datetime) -> None:
-    """Remove what a dead attempt left: unfinished files, and files that were published but never recorded."""
+    """Remove what a dead attempt left here: unfinished files, and files that were published but never recorded."""
     name = attempt_name(execution_id, attempt)
     for left in (temp_root() / name, month_directory(planned_at) / name):
         shutil.rmtree(left, ignore_errors=True)
+
+
+def directories(parent: Path, name: re.Pattern[str]) -> list[Path]:
+    """Those in `parent` that are called so. Never a link: where it leads is not ours."""
+    if not parent.is_dir():
+        return []
+    found = (path for path in parent.iterdir() if name.fullmatch(path.name))
+    return sorted(path for path in found if path.is_dir() and not path.is_symlink())
+
+
+def age(directory: Path) -> float:
+    """Seconds since something was made in it."""
+    try:
+        return time.time() - directory.stat().st_mtime
+    except OSError:
+        return 0.0  # gone in this moment
+
+
+def remove(directory: Path) -> None:
+    """Remove it with all that is in it, or say in the log that this is not possible."""
+    shutil.rmtree(directory, ignore_errors=True)
+    if directory.exists():
+        logger.warning("%s can't be removed; is it another user's?", directory)
 
 
 def sync_directory(directory: Path) -> None:
@@ -124,13 +158,21 @@ class _Pipe:
         return data
 
 
-def zip_of(paths: list[Path], chunk_size: int = 1 << 20) -> Iterator[bytes]:
-    """One zip archive of `paths`, made while it is sent: flat in memory, nothing on the disk."""
+class Member(NamedTuple):
+    """A file that goes into a zip archive; `open` is called when its turn comes. `size` in bytes."""
+
+    name: str
+    size: int
+    open: Callable[[], BinaryIO]
+
+
+def zip_of(members: Iterable[Member], chunk_size: int = 1 << 20) -> Iterator[bytes]:
+    """One zip archive of `members`, made while it is sent: flat in memory, nothing on the disk."""
     pipe = _Pipe()
     archive = ZipStream(pipe)
-    for path in paths:
-        archive.begin(path.name, large=path.stat().st_size > MAX_ENTRY)
-        with path.open("rb") as file:
+    for member in members:
+        archive.begin(member.name, large=member.size > MAX_ENTRY)
+        with member.open() as file:
             while chunk := file.read(chunk_size):
                 archive.write(chunk)
                 yield pipe.take()

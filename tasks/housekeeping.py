@@ -5,38 +5,29 @@ by one piece at a time, and that `system cleanup` runs to its end.
 """
 
 import logging
-import os
-import re
-import shutil
-import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from itertools import chain
-from pathlib import Path
+from itertools import islice
 
 from django.conf import settings
 from django.db.models import Q
 from django.utils import timezone
 
-from tasks import files
+from tasks import files, storage
 from tasks.models import Execution, SchedulerProcess
 from tasks.states import Status
+from tasks.storage.base import ATTEMPT, QUARANTINE, Place, Storage, StorageError
 
 logger = logging.getLogger(__name__)
 
-BATCH = 200  # rows, or directories to look at, in one piece
+BATCH = 200  # rows, or places to look at, in one piece
 FILES_BATCH = 20  # executions whose files go in one piece: a slow disk takes a second for them
 KEEP_ROWS = timedelta(days=7)  # at least: an occurrence whose row is gone could not be told from one that never was
 FOR_EVER = 36_500  # days; a date so long ago can still be reckoned
 # What was touched so lately may belong to a run that is just being recorded.
 YOUNG = 3600.0  # seconds
-QUARANTINE = ".quarantine"
 QUARANTINED_FOR = 7 * 86_400.0  # seconds
-# As tasks/files.py and runner.py make them, and nothing that only looks similar: `01-15` is somebody else's.
-_MONTH = re.compile(r"\d{4}-\d{2}")
-_ATTEMPT = re.compile(r"([1-9]\d{0,17})-([1-9]\d{0,8})")
-_SET_ASIDE = re.compile(rf"{_ATTEMPT.pattern}(?:\.[1-9]\d*)?")
 
 
 @dataclass(slots=True)
@@ -96,11 +87,11 @@ def _old_files(before: datetime, removed: Removed, dry_run: bool) -> Iterator[No
 
 
 def _remove_files(row: Execution) -> None:
-    # The month stays even when it is empty: a run may be about to publish into it.
-    for directory in {(files.output_root() / part["path"]).parent for part in row.files}:
-        # Only ever the directory of this attempt.
-        if directory.name == files.attempt_name(row.pk, row.attempt):
-            _remove(directory)
+    # Only ever the place of this attempt. The month stays even when it is empty: a run may be about to publish into it.
+    name = files.attempt_name(row.pk, row.attempt)
+    stored = map(storage.StoredFile.of, row.files)
+    for kind, place in {(file.kind, file.place) for file in stored if file.place.rpartition("/")[2] == name}:
+        storage.get(kind).remove(place)
 
 
 def _old_rows(before: datetime, removed: Removed, dry_run: bool) -> Iterator[None]:
@@ -118,49 +109,48 @@ def _old_rows(before: datetime, removed: Removed, dry_run: bool) -> Iterator[Non
 
 def _leftovers(removed: Removed, dry_run: bool) -> Iterator[None]:
     """Temporary directories of attempts that do not run any more."""
-    for directories in _batches(_attempts(files.temp_root())):
-        for directory in _without(directories, Q(status=Status.RUNNING)):
+    root = files.temp_root()
+    found = (Place(directory.name, files.age(directory)) for directory in files.directories(root, ATTEMPT))
+    for places in _batches(found):
+        for place in _without(places, Q(status=Status.RUNNING)):
             removed.leftovers += 1
             if not dry_run:
-                _remove(directory)
+                files.remove(root / place.path)
         yield
 
 
 def _orphans(removed: Removed, dry_run: bool) -> Iterator[None]:
     """Files that no row knows, as after a backup of the database was restored: set aside."""
     owned = Q(status=Status.RUNNING) | Q(status=Status.SUCCEEDED, files_removed_at=None)
-    months = _directories(files.output_root(), _MONTH)
-    for directories in chain.from_iterable(_batches(_attempts(month)) for month in months):
-        for directory in _without(directories, owned):
-            removed.orphans += 1
-            if not dry_run:
-                _set_aside(directory)
-        yield
+    for store in storage.in_use():
+        for places in _batches(store.places()):
+            for place in _without(places, owned):
+                removed.orphans += 1
+                if not dry_run:
+                    _set_aside(store, place)
+            yield
 
 
-def _set_aside(directory: Path) -> None:
-    quarantine = files.output_root() / QUARANTINE
-    target, number = quarantine / directory.name, 1
-    while target.exists():  # from before the database began to count anew
-        target, number = quarantine / f"{directory.name}.{number}", number + 1
+def _set_aside(store: Storage, place: Place) -> None:
     try:
-        quarantine.mkdir(mode=0o700, exist_ok=True)
-        os.utime(directory)  # From now on it counts.
-        directory.rename(target)
+        target = store.move(place.path, f"{QUARANTINE}/{place.name}")
+    except StorageError:
+        raise  # It is away: the others would wait for it in vain.
     except OSError as exc:
-        logger.warning("%s belongs to no execution and can't be set aside: %s", directory, exc)
+        logger.warning("%s belongs to no execution and can't be set aside: %s", store.where(place.path), exc)
     else:
-        logger.warning("%s belongs to no execution and is set aside in %s", directory, quarantine)
+        logger.warning("%s belongs to no execution and is set aside: %s", store.where(place.path), target)
 
 
 def _quarantined(removed: Removed, dry_run: bool) -> Iterator[None]:
     """What was set aside a week ago."""
-    for directory in _directories(files.output_root() / QUARANTINE, _SET_ASIDE):
-        if _age(directory) > QUARANTINED_FOR:
-            removed.discarded += 1
-            if not dry_run:
-                _remove(directory)
-            yield
+    for store in storage.in_use():
+        for place in store.quarantined():
+            if place.age > QUARANTINED_FOR:
+                removed.discarded += 1
+                if not dry_run:
+                    store.remove(place.path)
+                yield
 
 
 def _old_schedulers(before: datetime, dry_run: bool) -> Iterator[None]:
@@ -168,51 +158,15 @@ def _old_schedulers(before: datetime, dry_run: bool) -> Iterator[None]:
         yield
 
 
-def published() -> Iterator[Path]:
-    """The directories of all attempts below output_dir, whether or not a row knows them."""
-    for month in _directories(files.output_root(), _MONTH):
-        yield from _directories(month, _ATTEMPT)
+def _batches(places: Iterable[Place]) -> Iterator[list[Place]]:
+    """Those of `places` that are not young."""
+    old = (place for place in places if place.age > YOUNG)
+    while batch := list(islice(old, BATCH)):
+        yield batch
 
 
-def _attempts(parent: Path) -> list[Path]:
-    """The directories of attempts in `parent` that are not young."""
-    return [directory for directory in _directories(parent, _ATTEMPT) if _age(directory) > YOUNG]
-
-
-def _directories(parent: Path, name: re.Pattern[str]) -> list[Path]:
-    """Never a link: where it leads is not ours."""
-    if not parent.is_dir():
-        return []
-    found = (path for path in parent.iterdir() if name.fullmatch(path.name))
-    return sorted(path for path in found if path.is_dir() and not path.is_symlink())
-
-
-def _batches(directories: list[Path]) -> Iterator[list[Path]]:
-    for start in range(0, len(directories), BATCH):
-        yield directories[start : start + BATCH]
-
-
-def _without(directories: list[Path], owned: Q) -> list[Path]:
-    """Those of `directories` that are not the current attempt of an execution that is `owned`."""
-    attempts = {
-        directory: (int(match[1]), int(match[2]))
-        for directory in directories
-        if (match := _ATTEMPT.fullmatch(directory.name))
-    }
-    known = Execution.objects.filter(owned, pk__in=[pk for pk, _attempt in attempts.values()])
-    held = set(known.values_list("pk", "attempt"))
-    return [directory for directory, attempt in attempts.items() if attempt not in held]
-
-
-def _remove(directory: Path) -> None:
-    shutil.rmtree(directory, ignore_errors=True)
-    if directory.exists():
-        logger.warning("%s can't be removed; is it another user's?", directory)
-
-
-def _age(directory: Path) -> float:
-    """Seconds since something was made in it."""
-    try:
-        return time.time() - directory.stat().st_mtime
-    except OSError:
-        return 0.0  # gone in this moment
+def _without(places: list[Place], owned: Q) -> list[Place]:
+    """Those of `places` that are not of the current attempt of an execution that is `owned`."""
+    numbers = [place.attempt[0] for place in places if place.attempt]
+    held = set(Execution.objects.filter(owned, pk__in=numbers).values_list("pk", "attempt"))
+    return [place for place in places if place.attempt and place.attempt not in held]

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Self
 from zoneinfo import ZoneInfo
 
@@ -18,6 +18,7 @@ from tasks.executors.inline import InlineExecutor
 from tasks.models import Execution, ExportTask
 from tasks.scheduler import Scheduler
 from tasks.states import Trigger
+from tasks.storage import StoredFile
 from tasks.writers import writers
 
 
@@ -37,12 +38,12 @@ class Output:
         """What `path` means now; the directory may be gone when the run has ended."""
         return cls(path) if path.is_dir() else cls(path.parent, path.name)
 
-    def place_of(self, path: Path, number: int) -> Path:
-        """Where the part `path` goes, which has this number, counted from 1."""
+    def place_of(self, part: str, number: int) -> Path:
+        """Where the part of this name goes, which has this number, counted from 1."""
         if not self.name:
-            return self.directory / path.name
+            return self.directory / part
         first = self.directory / self.name
-        suffix = first.suffix or path.suffix
+        suffix = first.suffix or PurePath(part).suffix
         return first.with_name(f"{first.stem}{f'_part{number}' if number > 1 else ''}{suffix}")
 
 
@@ -120,21 +121,21 @@ def launch(request: Request, on_progress: Callable[[runner.Progress], None]) -> 
     return runner.run(execution, on_progress)
 
 
-def hand_over(execution: Execution, output: Output | None) -> list[Path]:
-    """The files of `execution`: the copies at `output`, or where it is None, the files themselves.
+def hand_over(execution: Execution, output: Output | None) -> list[str]:
+    """Where the files of `execution` are: the copies at `output`, or where it is None, the files themselves.
 
     Raises LaunchError when there can be no copies.
     """
-    paths = execution.paths()
-    if not paths or output is None:
-        return paths
+    stored = execution.stored_files()
+    if not stored or output is None:
+        return [str(file) for file in stored]
     try:
-        return copy_to(paths, output)
+        return [str(path) for path in copy_to(stored, output)]
     except OSError as exc:
         raise LaunchError(
             _(
                 "The run succeeded, but its file could not be copied to {path}: {error}. It is kept as {original}."
-            ).format(path=output.directory / output.name, error=exc.strerror or exc, original=paths[0])
+            ).format(path=output.directory / output.name, error=exc.strerror or exc, original=stored[0])
         ) from exc
 
 
@@ -164,14 +165,15 @@ def check_output(output: Output) -> None:
         raise LaunchError(_("{path} is not a directory that can be written to.").format(path=output.directory))
 
 
-def copy_to(paths: list[Path], output: Output) -> list[Path]:
+def copy_to(stored: list[StoredFile], output: Output) -> list[Path]:
     """Copies of the parts at `output`, each whole or not there. Raises OSError."""
     copies = []
-    for number, path in enumerate(paths, start=1):
-        target = output.place_of(path, number)
+    for number, file in enumerate(stored, start=1):
+        target = output.place_of(file.name, number)
         partial = target.with_name(f".{target.name}.part")
         try:
-            shutil.copyfile(path, partial)
+            with file.open() as source, partial.open("wb") as copy:
+                shutil.copyfileobj(source, copy)
             partial.replace(target)
         except BaseException:
             partial.unlink(missing_ok=True)

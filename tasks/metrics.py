@@ -43,7 +43,7 @@ from exporter_site import __version__
 from exporter_site.exposition import Family, counter, gauge, histogram
 from notifications.models import Delivery
 from notifications.states import OPEN, DeliveryStatus
-from tasks import files
+from tasks import files, storage
 from tasks.models import SILENT_AFTER, Execution, ExportTask, Pause, SchedulerProcess
 from tasks.reasons import REASONS
 from tasks.states import UNFINISHED, Status, Trigger
@@ -309,7 +309,10 @@ def _age(since: datetime, now: datetime) -> float:
 def _disk() -> Iterator[Family]:
     free = gauge(f"{PREFIX}disk_free_bytes", "Free space where files are written, and where they are kept.")
     size = gauge(f"{PREFIX}disk_size_bytes", "Size of these file systems.")
-    for label, directory in (("temp_dir", files.temp_root()), ("output_dir", files.output_root())):
+    places = {"temp_dir": files.temp_root()}
+    if settings.CONFIG.export.storage == storage.LOCAL:
+        places["output_dir"] = files.output_root()
+    for label, directory in places.items():
         try:
             usage = shutil.disk_usage(_nearest(directory))
         except OSError:

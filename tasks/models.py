@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from functools import cache
-from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo, available_timezones
 
@@ -29,6 +28,7 @@ from notifications.models import clean_settings
 from tasks import dates, files, reasons, schedule
 from tasks.links import DownloadLinkQuerySet, DownloadQuerySet
 from tasks.states import MOST_ATTEMPTS, UNFINISHED, ExecutionQuerySet, Overlap, Priority, Status, Trigger
+from tasks.storage import StoredFile
 from tasks.writers import format_choices, writers
 
 SILENT_AFTER = timedelta(seconds=60)  # without a sign of life a scheduler is taken for dead
@@ -402,13 +402,13 @@ class Execution(models.Model):
     def link_for_messages(self) -> int | None:
         """The number of a valid link to the file; None when there is none that messages may offer."""
         offered = self.rows_count != 0 or self.task is None or self.task.on_empty == OnEmpty.SEND
-        return DownloadLink.objects.issue(self).pk if offered and self.paths() else None
+        return DownloadLink.objects.issue(self).pk if offered and self.stored_files() else None
 
-    def paths(self) -> list[Path]:
+    def stored_files(self) -> list[StoredFile]:
         """The files of a succeeded run, as long as they are kept. Files are only ever found through their row, never through a directory."""
         if self.status != Status.SUCCEEDED or self.files_removed_at:
             return []
-        return [files.output_root() / part["path"] for part in self.files]
+        return [StoredFile.of(part) for part in self.files]
 
 
 class SchedulerQuerySet(models.QuerySet["SchedulerProcess"]):

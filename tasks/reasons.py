@@ -89,6 +89,13 @@ REASONS: dict[str, Reason] = {
     "file_error": Reason(
         _("The file could not be written."), _("Check that the directories exist and may be written to.")
     ),
+    "storage_unavailable": Reason(
+        _("The file could not be put into the object storage."),
+        _(
+            "Look at the message below and at “manage.py system doctor object_storage”: address, bucket, keys, network. Then run again."
+        ),
+        passing=True,
+    ),
     "file_too_large": Reason(
         _("A limit of the file format or of the file system was reached."),
         _("Select fewer columns, choose csv, or lower export.max_file_size."),

@@ -11,7 +11,6 @@ The backup can't know which runs came after it, and whether the messages that it
 message too many can't be taken back; one that is missing can be made up for by whoever reads the reason.
 """
 
-import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -39,13 +38,14 @@ from exporter_site.dump import LABELS, MEMBERS, continue_numbers, load
 from exporter_site.keys import keys_file
 from notifications.models import Channel, Delivery
 from notifications.states import OPEN, DeliveryStatus
-from tasks import archive, files, schedule
+from tasks import archive, files, schedule, storage
 from tasks.archive import BackupError, Manifest
 from tasks.backup import PROOF, our_tables, signer
-from tasks.housekeeping import published
 from tasks.models import SILENT_AFTER, DownloadLink, Execution, ExportTask, Pause, SchedulerProcess
 from tasks.scheduler import MOST_MISSED, set_aside
 from tasks.states import Status
+from tasks.storage import StoredFile
+from tasks.storage.base import StorageError
 from tasks.status import local
 
 PAUSED_BY = "system restore"
@@ -76,7 +76,7 @@ class Restored:
     files: int = 0
     missing: int = 0
     quarantined: int = 0
-    quarantine: Path | None = None
+    quarantine: str | None = None
     config: Path | None = None
     unreadable: int = 0
     links_valid: bool = True
@@ -91,6 +91,7 @@ def restore(file: Path, *, replace: bool = False) -> Restored:
         manifest = archive.check(file, directory)
         check_fits(manifest)
         check_target(replace=replace)
+        check_stores(directory)
         now = max(timezone.now(), manifest.taken_at)
         restored = Restored(manifest.taken_at, manifest.version)
         numbers = {model: _highest_number(model) for model in NUMBERS_SKIPPED}
@@ -180,6 +181,20 @@ def check_target(*, replace: bool) -> None:
         )
 
 
+def check_stores(directory: Path) -> None:
+    """Refuse while the files of the backup can't be compared with those that are there. Raises BackupError."""
+    kinds = {StoredFile.of(part).kind for part in archive.listed(directory)}
+    try:
+        for kind in kinds | {store.kind for store in storage.in_use()}:
+            next(storage.get(kind).places(), None)
+    except StorageError as exc:
+        raise BackupError(
+            _("{error} Files of executions are kept there: set export.s3_bucket and its keys in config.yaml first.").format(
+                error=exc
+            )
+        ) from exc
+
+
 def _contents() -> list[str]:
     """What people or schedules have made here, counted in words."""
     kinds: tuple[type[models.Model], ...] = (ExportTask, DataSource, Channel, Execution, get_user_model())
@@ -193,7 +208,7 @@ def _highest_number(model: type[models.Model]) -> int:
     if model._meta.db_table in connection.introspection.table_names():
         numbers.append(model._default_manager.aggregate(most=models.Max("pk"))["most"] or 0)
     if model is Execution:
-        numbers += [int(directory.name.partition("-")[0]) for directory in published()]
+        numbers += [place.attempt[0] for store in storage.in_use() for place in store.places() if place.attempt]
     return max(numbers)
 
 
@@ -254,21 +269,29 @@ def miss_until(task: ExportTask, now: datetime) -> int:
 
 def _put_files_right(file: Path, manifest: Manifest, now: datetime, restored: Restored) -> None:
     """Files and rows become what each other say. A file counts as the row's when it has its name and size."""
-    output = files.output_root()
-    wanted: dict[str, int] = {}
+    wanted: dict[StoredFile, int] = {}
     for row in _kept_rows():
-        wanted |= {part["path"]: part["size"] for part in row.files}
-    _quarantine(wanted, now, restored)
+        wanted |= {StoredFile.of(part): part["size"] for part in row.files}
+    there = _quarantine(wanted, now, restored)
     if manifest.with_files:
+        by_path = {wanted_file.key: wanted_file for wanted_file in wanted}
         for path, content in archive.stored_files(file):
-            inside = (output / path).resolve().is_relative_to(output.resolve())
-            if path in wanted and inside and not (output / path).exists():
-                _write_whole(output / path, content)
+            found = by_path.get(path)
+            if found is not None and found not in there and _leads_inside(found):
+                found.store.put(found.key, content)
                 restored.files += 1
+                if found.size() == wanted[found]:
+                    there.add(found)
     for row in _kept_rows():
-        if not all(_size(output / part["path"]) == part["size"] for part in row.files):
+        if not all(StoredFile.of(part) in there for part in row.files):
             Execution.objects.filter(pk=row.pk).update(files_removed_at=now, reason="file_missing")
             restored.missing += 1
+
+
+def _leads_inside(file: StoredFile) -> bool:
+    """Whether its key leads to a place in output_dir: neither a backup nor a link in there is believed."""
+    root = files.output_root().resolve()
+    return file.kind != storage.LOCAL or (root / file.key).resolve().is_relative_to(root)
 
 
 def _kept_rows() -> Iterator[Execution]:
@@ -280,37 +303,25 @@ def _kept_rows() -> Iterator[Execution]:
         yield from rows
 
 
-def _quarantine(wanted: dict[str, int], now: datetime, restored: Restored) -> None:
+def _quarantine(wanted: dict[StoredFile, int], now: datetime, restored: Restored) -> set[StoredFile]:
     """Set aside what no row knows, where housekeeping removes nothing: they are files that were made after the backup,
-    and somebody may have been sent a link to them."""
-    output = files.output_root()
-    target = output / f"quarantine-{timezone.localtime(now):%Y-%m-%d-%H%M%S}"
-    for directory in published():
-        paths = [path for path in directory.iterdir() if path.is_file()]
-        if paths and all(wanted.get(str(path.relative_to(output))) == _size(path) for path in paths):
-            continue
-        aside = target / directory.relative_to(output)
-        aside.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        directory.rename(aside)
-        restored.quarantined += 1
-        restored.quarantine = target
-
-
-def _write_whole(target: Path, content: archive.Readable) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.part")
-    with partial.open("wb") as opened:
-        shutil.copyfileobj(content, opened)
-        opened.flush()
-        os.fsync(opened.fileno())
-    partial.rename(target)
-
-
-def _size(path: Path) -> int | None:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return None
+    and somebody may have been sent a link to them. Returns those of `wanted` that are there."""
+    target = f"quarantine-{timezone.localtime(now):%Y-%m-%d-%H%M%S}"
+    there: set[StoredFile] = set()
+    used = []
+    for store in storage.in_use():
+        before = restored.quarantined
+        for place, sizes in store.contents():
+            found = {StoredFile(store.kind, key): size for key, size in sizes.items()}
+            if found and all(wanted.get(file) == size for file, size in found.items()):
+                there.update(found)
+                continue
+            store.move(place, f"{target}/{place}")
+            restored.quarantined += 1
+        if restored.quarantined > before:
+            used.append(store.where(target))
+    restored.quarantine = ", ".join(used) or None
+    return there
 
 
 def _leave_config(stored: Path, now: datetime) -> Path | None:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import copy_context
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
@@ -30,9 +30,11 @@ from datasources.sqltext import SQLTextError
 from exporter_site import logs
 from exporter_site.redact import redact
 from exporter_site.worker import worker_name
-from tasks import dates, files, reasons, rights
+from tasks import dates, files, reasons, rights, storage
 from tasks.models import Execution, ExportTask
+from tasks.publication import Publication
 from tasks.states import Status
+from tasks.storage.base import Storage, StorageError
 from tasks.writers import writers
 from tasks.writers.base import FilePart, Writer, WriterError, WriterOptions
 
@@ -104,9 +106,8 @@ def run(execution: Execution, on_progress: Callable[[Progress], None] | None = N
     worker has taken the run over meanwhile, everything made here is removed and the row is left alone.
     """
     with logs.during(execution.pk, execution.attempt, execution.task_name):
-        for earlier in range(1, execution.attempt):
-            # Whoever closed it may have died before it could clear away.
-            files.sweep(execution.pk, earlier, execution.planned_at)
+        # Whoever closed those may have died before it could clear away.
+        storage.sweep(execution.pk, range(1, execution.attempt), execution.planned_at)
         try:
             with files.temp_directory(execution.pk, execution.attempt) as directory:
                 return _run_in(directory, execution, on_progress)
@@ -126,22 +127,16 @@ def _run_in(directory: Path, execution: Execution, on_progress: Callable[[Progre
     try:
         with supervisor.signals_answered():
             pipeline.start()
-            supervisor.watch()
+            supervisor.watch(pipeline)
     except Exception as exc:  # A fault of ours must not leave a query and a file behind.
         pipeline.connector.cancel()
         pipeline.done.wait(ABANDON)
         return _end(execution, outcome_of(exc), pipeline)
-    if not supervisor.stop_reason and pipeline.error is None:
+    if not supervisor.has_stopped and pipeline.error is None:
         supervisor.make_sure()
-    if supervisor.fenced:
-        return _given_up(execution)
-    if supervisor.lost:
-        return _taken_over(execution)
-    if supervisor.stop_reason:
-        return _end(execution, _outcome_of_stop(supervisor.stop_reason), pipeline)
-    if pipeline.error is not None:
+    if pipeline.error is not None and not supervisor.has_stopped:
         return _end(execution, outcome_of(pipeline.error), pipeline)
-    return _publish(execution, pipeline, directory)
+    return _stopped(supervisor) if supervisor.has_stopped else _publish(supervisor, directory)
 
 
 def prepare(execution: Execution, directory: Path) -> "Pipeline":
@@ -215,6 +210,14 @@ class Pipeline:
                 _("{received} rows were received and {written} written.").format(received=self.rows, written=written),
             )
 
+    def cancel(self) -> None:
+        self.connector.cancel()
+
+    @property
+    def backend_id(self) -> str:
+        """The session on the server that runs the query, "" when it is over."""
+        return "" if self.done.is_set() else self.connector.backend_id()
+
     @property
     def bytes(self) -> int:
         return self.writer.size if self.writer else 0
@@ -231,7 +234,7 @@ def short_switch_interval() -> Iterator[None]:
 
 
 class Supervisor:
-    """Watches a pipeline until it is done, and stops it when it has to.
+    """Watches a pipeline, and then the publication of its files, until they are done, and stops them when it has to.
 
     `lost`: another worker has taken the run over. `fenced`: it may have, as far as can be known from here.
     """
@@ -241,6 +244,7 @@ class Supervisor:
     ) -> None:
         self.execution = execution
         self.pipeline = pipeline
+        self.publication: Publication | None = None
         self.stop_reason = ""
         self.lost = self.fenced = False
         self._on_progress = on_progress
@@ -269,35 +273,39 @@ class Supervisor:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def watch(self) -> None:
-        """Return when the pipeline has ended, by itself or because it was stopped."""
-        threading.Thread(target=copy_context().run, args=(self._fence,), name="fence", daemon=True).start()
-        while not self.pipeline.done.wait(TICK):
+    @property
+    def has_stopped(self) -> bool:
+        return self.lost or self.fenced or bool(self.stop_reason)
+
+    def watch(self, job: Pipeline | Publication) -> None:
+        """Return when `job` has ended, by itself or because it was stopped."""
+        threading.Thread(target=copy_context().run, args=(self._fence, job), name="fence", daemon=True).start()
+        while not job.done.wait(TICK):
             self._beat()
             self._report()
-            reason = self._reason_to_stop()
+            reason = self._reason_to_stop(reading=job is self.pipeline)
             if reason:
-                self._stop(reason)
+                self._stop(job, reason)
                 return
         self._report()
 
-    def _fence(self) -> None:
-        """Stop the pipeline after SELF_FENCE without a heartbeat. In a thread of its own: the one that beats may be waiting
-        for a database that does not answer."""
-        while not self.pipeline.done.wait(max(0.0, self._beaten + SELF_FENCE - time.monotonic())):
+    def _fence(self, job: Pipeline | Publication) -> None:
+        """Stop `job` after SELF_FENCE without a heartbeat. In a thread of its own: the one that beats may be waiting for a
+        database that does not answer."""
+        while not job.done.wait(max(0.0, self._beaten + SELF_FENCE - time.monotonic())):
             if time.monotonic() - self._beaten >= SELF_FENCE:
                 self.fenced = True
-                self.pipeline.connector.cancel()
+                job.cancel()
                 return
 
-    def _stop(self, reason: str) -> None:
+    def _stop(self, job: Pipeline | Publication, reason: str) -> None:
         self.stop_reason = reason
         logger.info("execution %s is stopped: %s", self.execution.pk, reason)
-        self.pipeline.connector.cancel()
-        if not self.pipeline.done.wait(ABANDON):
-            logger.error("execution %s: the driver did not let go of its query", self.execution.pk)
+        job.cancel()
+        if not job.done.wait(ABANDON):
+            logger.error("execution %s: the other side did not let go", self.execution.pk)
 
-    def _reason_to_stop(self) -> str:
+    def _reason_to_stop(self, *, reading: bool) -> str:
         task = self.execution.task
         assert task is not None
         now = time.monotonic()
@@ -306,7 +314,7 @@ class Supervisor:
             return "fenced"
         if self._signalled:
             return self._signalled
-        if elapsed > task.query_timeout:
+        if reading and elapsed > task.query_timeout:
             return "query_timeout"
         if elapsed > task.task_timeout:
             return "task_timeout"
@@ -314,12 +322,12 @@ class Supervisor:
         if seen != self._seen:
             self._seen, self._moved = seen, now
         # Before the first row a server may think for hours; only the deadline counts then.
-        elif any(seen) and now - self._moved > settings.CONFIG.export.stall_timeout:
+        elif reading and any(seen) and now - self._moved > settings.CONFIG.export.stall_timeout:
             return "stalled"
         if resident_bytes() > settings.CONFIG.export.memory_limit:
             return "out_of_memory"
         if now - self._last_beat < TICK:  # with the heartbeat, once a second
-            if files.free_bytes() < settings.CONFIG.export.min_free_disk:
+            if reading and files.free_bytes() < settings.CONFIG.export.min_free_disk:
                 return "disk_full"
             if self._cancel_requested():
                 return "cancelled"
@@ -340,7 +348,9 @@ class Supervisor:
         now = time.monotonic()
         progress = self.progress()
         stored = {"rows": progress.rows, "bytes": progress.bytes, "rate": round(progress.rate)}
-        self.lost = not Execution.objects.heartbeat(self.execution, stored, self.pipeline.connector.backend_id())
+        if self.publication is not None:
+            stored["uploaded"] = self.publication.bytes
+        self.lost = not Execution.objects.heartbeat(self.execution, stored, self.pipeline.backend_id)
         self._beaten = now
 
     def make_sure(self) -> None:
@@ -377,6 +387,8 @@ def outcome_of(exc: BaseException) -> Outcome:
         return Outcome(Status.FAILED, "sql_refused", str(exc))
     if isinstance(exc, MemoryError):
         return Outcome(Status.FAILED, "out_of_memory")
+    if isinstance(exc, StorageError):
+        return Outcome(Status.FAILED, "storage_unavailable", str(exc))
     if isinstance(exc, OSError):
         reasons = {errno.ENOSPC: "disk_full", errno.EDQUOT: "disk_full", errno.EFBIG: "file_too_large"}
         return Outcome(Status.FAILED, reasons.get(exc.errno or 0, "file_error"), str(exc))
@@ -390,15 +402,29 @@ def _outcome_of_stop(reason: str) -> Outcome:
     return Outcome(Status.TIMED_OUT if reason in TIMEOUTS else Status.FAILED, reason)
 
 
-def _publish(execution: Execution, pipeline: Pipeline, directory: Path) -> Execution:
+def _stopped(supervisor: Supervisor) -> Execution:
+    if supervisor.fenced:
+        return _given_up(supervisor.execution)
+    if supervisor.lost:
+        return _taken_over(supervisor.execution)
+    return _end(supervisor.execution, _outcome_of_stop(supervisor.stop_reason), supervisor.pipeline)
+
+
+def _publish(supervisor: Supervisor, directory: Path) -> Execution:
+    execution, pipeline = supervisor.execution, supervisor.pipeline
     writer = pipeline.writer
     assert writer is not None
     try:
-        place = files.publish(directory, execution.planned_at)
-    except OSError as exc:
+        store = storage.current()
+        if store.is_remote:
+            place = _upload(supervisor, store, directory)
+        else:
+            place = store.publish(directory, execution.planned_at, lambda arrived: None)
+    except Exception as exc:
         return _end(execution, outcome_of(exc), pipeline)
-    parts = [replace(part, path=place / part.path.name) for part in pipeline.parts]
-    root = files.output_root()
+    if supervisor.has_stopped:
+        return _stopped(supervisor)
+    parts = pipeline.parts
     figures = {
         "rows_count": pipeline.rows,
         "file_size": sum(part.size for part in parts),
@@ -407,15 +433,44 @@ def _publish(execution: Execution, pipeline: Pipeline, directory: Path) -> Execu
         "fidelity": dict(writer.fidelity),
         "progress": {"rows": pipeline.rows, "bytes": pipeline.bytes},
         "files": [
-            {"path": str(part.path.relative_to(root)), "rows": part.rows, "size": part.size, "sha256": part.sha256}
+            storage.entry(
+                {"path": f"{place}/{part.path.name}", "rows": part.rows, "size": part.size, "sha256": part.sha256},
+                store.kind,
+            )
             for part in parts
         ],
     }
     if not _finish_surely(execution, Status.SUCCEEDED, **figures):
-        files.withdraw(place)
+        storage.withdraw(store, place)
         return _taken_over(execution)
     logger.info("execution %s of “%s” succeeded: %s rows", execution.pk, execution.task_name, pipeline.rows)
     return execution
+
+
+def _upload(supervisor: Supervisor, store: Storage, directory: Path) -> str:
+    """Publish into a store that takes its time, while the heart goes on beating. Returns the place, or "" when the run
+    was stopped meanwhile; nothing is left there then. Raises StorageError, OSError."""
+    publication = supervisor.publication = Publication(store, directory, supervisor.execution.planned_at)
+    try:
+        with supervisor.signals_answered():
+            publication.start()
+            supervisor.watch(publication)
+    except Exception:  # A fault of ours must not leave files behind.
+        publication.cancel()
+        publication.done.wait(ABANDON)
+        _take_back(store, publication)
+        raise
+    if supervisor.has_stopped:
+        _take_back(store, publication)
+        return ""
+    if publication.error is not None:
+        raise publication.error
+    return publication.place
+
+
+def _take_back(store: Storage, publication: Publication) -> None:
+    if publication.place:  # It was done a moment before it heard that it shall not be.
+        storage.withdraw(store, publication.place)
 
 
 def _end(execution: Execution, outcome: Outcome, pipeline: Pipeline | None = None) -> Execution:

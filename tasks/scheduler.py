@@ -26,7 +26,7 @@ from datasources.models import DataSource
 from exporter_site import logs, worker
 from exporter_site.redact import redact
 from notifications.outbox import Outbox
-from tasks import announce, files, housekeeping, schedule
+from tasks import announce, housekeeping, schedule, storage
 from tasks.executors.base import Ended, Executor
 from tasks.models import CatchUp, Execution, ExportTask, Pause, SchedulerProcess
 from tasks.states import Overlap, Trigger
@@ -354,7 +354,7 @@ def close_lost(execution: Execution) -> bool:
 
 def clear_away(execution: Execution) -> None:
     """Remove what a dead attempt left: files, and its query on the server."""
-    files.sweep(execution.pk, execution.attempt, execution.planned_at)
+    storage.sweep(execution.pk, [execution.attempt], execution.planned_at)
     if execution.backend_id and execution.data_source is not None:
         try:
             source = execution.data_source

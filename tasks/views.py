@@ -1,5 +1,6 @@
 """Downloads: only through the row of a succeeded run, for those who may fetch it or who have a link to it."""
 
+import logging
 from collections.abc import Callable
 from functools import wraps
 
@@ -15,8 +16,12 @@ from django.views.decorators.http import require_safe
 
 from exporter_site.access.passwords import must_change
 from exporter_site.formats import human_size
-from tasks.downloads import Part, parts_of, send
+from exporter_site.redact import redact
+from tasks.downloads import Part, has_files, parts_of, send
 from tasks.models import DownloadLink, Execution
+from tasks.storage.base import StorageError
+
+logger = logging.getLogger(__name__)
 
 PRIVATE = {"Cache-Control": "no-store, private", "Referrer-Policy": "no-referrer", "X-Robots-Tag": "noindex"}
 
@@ -26,7 +31,11 @@ PRIVATE = {"Cache-Control": "no-store, private", "Referrer-Policy": "no-referrer
 def download(request: HttpRequest, execution_id: int) -> HttpResponseBase:
     """The file of a run; one zip when it has several parts, a single part with ?part=N (from 1)."""
     _check_permission(request)
-    response = send(request, get_object_or_404(Execution.objects.for_user(request.user), pk=execution_id))
+    execution = get_object_or_404(Execution.objects.for_user(request.user), pk=execution_id)
+    try:
+        response = send(request, execution)
+    except StorageError as exc:
+        return _private(_unavailable(exc))
     if response is None:
         raise Http404(_("This run has no file, or it has been removed after its retention time."))
     return _private(response)
@@ -43,27 +52,35 @@ def for_link(
     @require_safe
     @wraps(view)
     def opened(request: HttpRequest, token: str) -> HttpResponseBase:
-        link = DownloadLink.objects.find(token)
-        response: HttpResponseBase | None = None
-        if link is not None and parts_of(link.execution):
-            response = _way_to_login(request) if link.login_required else None
-            if response is None and _is_for(request, link):
-                response = view(request, link)
+        try:
+            response = answer(request, DownloadLink.objects.find(token))
+        except StorageError as exc:
+            response = _unavailable(exc)
         return _private(response or HttpResponse(render_to_string("link.html"), status=404))
+
+    def answer(request: HttpRequest, link: DownloadLink | None) -> HttpResponseBase | None:
+        if link is None or not has_files(link.execution):
+            return None
+        to_login = _way_to_login(request) if link.login_required else None
+        if to_login is None and _is_for(request, link):
+            return view(request, link)
+        return to_login
 
     return opened
 
 
 @for_link
-def link_page(request: HttpRequest, link: DownloadLink) -> HttpResponseBase:
+def link_page(request: HttpRequest, link: DownloadLink) -> HttpResponseBase | None:
     """What there is to download. Chat programs look at an address before people do: that spends nothing."""
     parts = parts_of(link.execution)
+    if not parts:
+        return None
     context = {
         "link": link,
         "execution": link.execution,
         "rows": f"{link.execution.rows_count or 0:,}",
         "size": human_size(sum(part.size for part in parts)),
-        "parts": [(part.number, part.path.name, _figures(part)) for part in parts],
+        "parts": [(part.number, part.name, _figures(part)) for part in parts],
     }
     return HttpResponse(render_to_string("link.html", context))
 
@@ -95,6 +112,11 @@ def _is_for(request: HttpRequest, link: DownloadLink) -> bool:
 def _check_permission(request: HttpRequest) -> None:
     if not request.user.has_perm("tasks.download_execution"):
         raise PermissionDenied
+
+
+def _unavailable(exc: StorageError) -> HttpResponse:
+    logger.error("a file can't be sent: %s", redact(str(exc)))
+    return HttpResponse(render_to_string("503.html"), status=503, headers={"Retry-After": "60"})
 
 
 def _private(response: HttpResponseBase) -> HttpResponseBase:

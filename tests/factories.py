@@ -78,6 +78,11 @@ def make_execution(task: ExportTask | None = None, **fields: Any) -> Execution:
     return execution
 
 
+def paths_of(execution: Execution) -> list[Path]:
+    """Its files, as long as they are kept; on this machine's disk."""
+    return [Path(str(file)) for file in execution.stored_files()]
+
+
 class ClaimingExecutor(Executor):
     """Claims runs and leaves them running, as if their processes took for ever."""
 

@@ -6,11 +6,10 @@ the other side or the network does: that is an Answer.
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, BinaryIO, ClassVar, NamedTuple
 
 from exporter_site.registry import Label
 
@@ -76,7 +75,7 @@ class Patience(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    path: Path
+    open: Callable[[], BinaryIO]  # may raise OSError
     name: str  # as the reader shall see it
     size: int  # bytes
 

@@ -113,7 +113,7 @@ class Conversation:
         refused: dict[str, Answer] = {}
         with ExitStack() as stack:
             stack.enter_context(closing(self._scissors))
-            contents = [stack.enter_context(file.path.open("rb")) for file in mail.files]
+            contents = [stack.enter_context(file.open()) for file in mail.files]
             try:
                 with closing(self._connect()) as self._smtp:
                     answer = self._converse(mail, contents, addresses, refused)

@@ -20,7 +20,7 @@ from exporter_site import __version__, checks
 from exporter_site.config import BASE_DIR, is_placeholder, resolve
 from exporter_site.formats import human_size
 from exporter_site.keys import keys_file
-from tasks import files
+from tasks import files, storage
 from tasks.doctor.base import Finding, check, failed, from_messages, ok, warning
 
 OLDEST_PYTHON = (3, 11)
@@ -116,7 +116,7 @@ def key_file() -> Iterator[Finding]:
 
 @check()
 def directories() -> Iterator[Finding]:
-    places = {"export.temp_dir": files.temp_root(), "export.output_dir": files.output_root()}
+    places = _places()
     whole = True
     for key, directory in places.items():
         trouble = list(_directory(key, directory))
@@ -124,8 +124,17 @@ def directories() -> Iterator[Finding]:
         whole = whole and not trouble
     if not whole:
         return
+    if settings.CONFIG.export.storage != storage.LOCAL:
+        yield ok(_("Directory: {directory} can be written to").format(directory=files.temp_root()))
+        return
     other_disk = list(from_messages(checks.check_directories(None)))
     yield from other_disk or _moving(*places.values())
+
+
+def _places() -> dict[str, Path]:
+    """The directories that exports need, by their keys."""
+    places = {"export.temp_dir": files.temp_root()}
+    return places | {"export.output_dir": files.output_root()} if settings.CONFIG.export.storage == storage.LOCAL else places
 
 
 def _directory(key: str, directory: Path) -> Iterator[Finding]:
@@ -190,7 +199,7 @@ def _moving(temp: Path, output: Path) -> Iterator[Finding]:
 @check()
 def disk() -> Iterator[Finding]:
     needed = settings.CONFIG.export.min_free_disk
-    for directory in {_existing(files.temp_root()), _existing(files.output_root())}:
+    for directory in set(map(_existing, _places().values())):
         found = os.statvfs(directory)
         free = found.f_bavail * found.f_frsize
         where = {"free": human_size(free), "needed": human_size(needed), "directory": directory}

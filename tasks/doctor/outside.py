@@ -19,10 +19,11 @@ from notifications.transports.base import Verdict
 from notifications.transports.probe import reach
 from notifications.transports.robot import WebTransport
 from notifications.transports.smtp import Conversation
-from tasks import reasons
+from tasks import reasons, storage
 from tasks.doctor.base import LIMIT, Finding, check, failed, ok, warning
 from tasks.doctor.database import clocks_differ
 from tasks.models import ExportTask
+from tasks.storage.base import StorageError
 
 ANSWER = LIMIT - 2  # seconds for the other side, so that what it did is told, and not only that it was slow
 # What is asked for the time, in seconds since 1970. SQLite has no clock of its own.
@@ -143,6 +144,28 @@ def robots(channel: Channel) -> Iterator[Finding]:
         _("Channel “{name}”: {error}").format(name=channel, error=sentence),
         str(message_reasons.remedy(answer.reason)) or _("Check the network of this machine."),
     )
+
+
+@check()
+def object_storage() -> Iterator[Finding]:
+    """Put, read, list and delete a small file, as runs, readers and housekeeping do."""
+    export = settings.CONFIG.export
+    if export.storage != storage.S3 and not export.s3_bucket:
+        yield ok(_("Files are kept in a directory, and no object storage is used"))
+        return
+    where = {"bucket": export.s3_bucket, "endpoint": export.s3_endpoint or "Amazon S3"}
+    try:
+        store = storage.get(storage.S3)
+        store.probe()
+    except StorageError as exc:
+        yield failed(str(exc), str(reasons.remedy("storage_unavailable")))
+        return
+    if store.keeps_removed():
+        yield warning(
+            _("The bucket {bucket} keeps old versions: removed files stay in it.").format(**where),
+            _("Switch versioning off, or let a rule of the bucket remove old versions after some days."),
+        )
+    yield ok(_("Object storage: files can be put into {bucket} at {endpoint}, read and removed").format(**where))
 
 
 @check(needs_database=True)

@@ -9,10 +9,11 @@ from django.utils.translation import gettext as _
 
 from exporter_site.config import BASE_DIR
 from notifications.models import Delivery
-from tasks import daemon, rights, status, watchdog
+from tasks import daemon, reasons, rights, status, watchdog
 from tasks.doctor.base import Finding, check, failed, ok, warning
 from tasks.models import Execution, ExportTask, Pause, SchedulerProcess
 from tasks.states import Status
+from tasks.storage.base import StorageError
 
 # Where systemd finds units, and what a container has in its root.
 UNITS = (
@@ -94,19 +95,23 @@ def _units(directory: Path) -> Iterator[Path]:
 def kept_files() -> Iterator[Finding]:
     """Whether the newest files are where their rows say: a disk that is not mounted looks like an empty directory."""
     newest = Execution.objects.filter(status=Status.SUCCEEDED, files_removed_at=None).order_by("-id")[:NEWEST_FILES]
-    paths = [(row.pk, path) for row in newest for path in row.paths()]
-    missing = [(pk, path) for pk, path in paths if not path.exists()]
+    kept = [(row.pk, file) for row in newest for file in row.stored_files()]
+    try:
+        missing = [(pk, file) for pk, file in kept if file.size() is None]
+    except StorageError as exc:
+        yield failed(str(exc), str(reasons.remedy("storage_unavailable")))
+        return
     if missing:
         yield failed(
             _("{count} of the newest {all} files are gone, the first is that of execution {number}: {path}").format(
-                count=len(missing), all=len(paths), number=missing[0][0], path=missing[0][1]
+                count=len(missing), all=len(kept), number=missing[0][0], path=missing[0][1]
             ),
             _(
                 "Is the disk of export.output_dir mounted, and the directory the same as before? Otherwise run them again."
             ),
         )
     else:
-        yield ok(_("The newest {count} files are where they belong").format(count=len(paths)))
+        yield ok(_("The newest {count} files are where they belong").format(count=len(kept)))
 
 
 @check(needs_database=True)

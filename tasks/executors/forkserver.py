@@ -27,9 +27,10 @@ from datasources.connectors import connectors
 from exporter_site import logs
 from exporter_site.redact import redact
 from notifications.models import NotificationRule
-from tasks import announce, runner
+from tasks import announce, runner, storage
 from tasks.models import Execution, ExportTask
 from tasks.states import Status
+from tasks.storage.base import StorageError
 from tasks.writers import writers
 
 logger = logging.getLogger(__name__)
@@ -46,6 +47,10 @@ def preload() -> None:
             logger.info("no driver for %s; exports from it will say so", kind)
     for format in writers:
         writers.get(format)
+    try:
+        storage.current()
+    except StorageError as exc:
+        logger.warning("finished files can't be kept: %s", exc)
     _rehearse()
     gc.collect()
     gc.freeze()  # A collection would write to every object, and each write costs a fork a page.

@@ -20,7 +20,7 @@ from tasks import files, runner
 from tasks.models import Download, Execution, ExportTask
 from tasks.states import Status, Trigger
 from tests.api.conftest import client_of, error_of
-from tests.factories import make_execution, make_source, make_sqlite_file, make_task, make_user
+from tests.factories import make_execution, make_source, make_sqlite_file, make_task, make_user, paths_of
 from tests.servers.robots import Robots
 
 pytestmark = pytest.mark.django_db
@@ -424,7 +424,7 @@ class TestDownload:
         assert (answer.status_code, len(content(answer))) == (200, run.file_size)
 
     def test_a_removed_file(self, editor: APIClient, run: Execution) -> None:
-        run.paths()[0].unlink()
+        paths_of(run)[0].unlink()
         for method in (editor.get, editor.head):
             answer = method(f"/api/logs/{run.pk}/download")
             assert answer.status_code == 404
@@ -510,5 +510,5 @@ def test_files_of_others_are_not_found(run_of_another: Execution, editor: APICli
 def run_of_another(db: None, tmp_path: Any) -> Execution:
     source = make_source(database=str(make_sqlite_file(tmp_path / "other.db")))
     run = carried_out(make_execution(make_task(data_source=source)).pk)
-    assert files.output_root() in run.paths()[0].parents
+    assert files.output_root() in paths_of(run)[0].parents
     return run

@@ -38,7 +38,7 @@ from tasks import files
 from tasks.models import DownloadLink, Execution
 from tasks.states import Status
 from exporter_site.links import token_of
-from tests.factories import make_admin, make_execution
+from tests.factories import make_admin, make_execution, paths_of
 
 def finished(*names):
     execution = make_execution()
@@ -60,8 +60,8 @@ one, result["one"] = finished({name!r}), 1
 result["two"] = finished("a.xlsx", "b.xlsx").pk
 result["link"] = token_of(DownloadLink.objects.make(one).pk)
 stolen = finished("stolen.xlsx")
-stolen.paths()[0].unlink()
-stolen.paths()[0].symlink_to({keys!r})
+paths_of(stolen)[0].unlink()
+paths_of(stolen)[0].symlink_to({keys!r})
 result["stolen"] = stolen.pk
 """
 

@@ -18,7 +18,7 @@ from notifications.outbox import Outbox
 from notifications.states import DeliveryStatus
 from tasks import announce
 from tasks.models import DownloadLink, ExportTask
-from tests.factories import make_task, make_user
+from tests.factories import make_task, make_user, paths_of
 from tests.notifications.runs import A, B, deliver, mails_to, run_ended
 from tests.servers.mail import Fault, MailServer, configure, read
 from tests.servers.robots import Robots, answers, says
@@ -353,7 +353,7 @@ class TestLinks:
         with MailServer() as server:
             configure(settings, server)
             (row,) = owe(mail_channel(A))
-            for path in row.execution.paths():
+            for path in paths_of(row.execution):
                 path.unlink()
             deliver()
             text, _attached = read(server.log.mails[0])
@@ -365,7 +365,7 @@ class TestLinks:
             allow(settings, server)
             channel = robot_channel(server.add("dingtalk").url)
             rows = owe(channel, 12)
-            for path in rows[0].execution.paths():
+            for path in paths_of(rows[0].execution):
                 path.unlink()
             deliver()
             (text,) = server.texts()

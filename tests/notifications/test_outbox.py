@@ -15,7 +15,7 @@ from notifications.outbox import Outbox
 from notifications.states import DeliveryStatus
 from tasks import announce
 from tasks.models import Execution, ExportTask
-from tests.factories import make_user
+from tests.factories import make_user, paths_of
 from tests.notifications.runs import A, B, C, deliver, mails_to, run_ended
 from tests.servers.mail import Fault, MailServer, configure, read
 
@@ -200,7 +200,7 @@ class TestAttachments:
         with MailServer() as server:
             configure(settings, server)
             execution = run_ended(email_recipients=[A])
-            for path in execution.paths():
+            for path in paths_of(execution):
                 path.unlink()
             deliver()
             text, attached = read(server.log.mails[0])

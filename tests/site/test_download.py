@@ -17,7 +17,7 @@ from django.urls import reverse
 from tasks import files
 from tasks.models import Download, Execution
 from tasks.states import Status
-from tests.factories import make_admin, make_execution, make_user
+from tests.factories import make_admin, make_execution, make_user, paths_of
 
 pytestmark = pytest.mark.django_db
 
@@ -107,7 +107,7 @@ def test_a_run_that_did_not_succeed_has_no_file_whatever_lies_on_the_disk(client
 
 def test_a_file_that_was_removed_is_not_found(client_of_admin: Client) -> None:
     execution = finished("a.xlsx")
-    execution.paths()[0].unlink()
+    paths_of(execution)[0].unlink()
     assert client_of_admin.get(url_of(execution)).status_code == 404
 
 
@@ -175,7 +175,7 @@ def test_a_range_is_served_as_rfc_9110_says(
 
 def test_an_empty_file_has_no_ranges(client_of_admin: Client) -> None:
     execution = finished("a.csv")
-    execution.paths()[0].write_bytes(b"")
+    paths_of(execution)[0].write_bytes(b"")
     assert content(client_of_admin, execution)[0] == b""
     for asked in ("bytes=0-", "bytes=-1"):
         answer = fetch(client_of_admin, url_of(execution), range=asked)
@@ -226,7 +226,7 @@ def test_asking_only_for_the_head_is_no_download(client_of_admin: Client) -> Non
 
 def test_a_big_file_stays_on_the_disk(client_of_admin: Client) -> None:
     execution, size = finished("a.csv"), 64 << 20
-    os.truncate(execution.paths()[0], size)
+    os.truncate(paths_of(execution)[0], size)
     answer: Any = client_of_admin.get(url_of(execution))
     tracemalloc.start()
     assert sum(map(len, answer.streaming_content)) == size

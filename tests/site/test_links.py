@@ -31,7 +31,7 @@ from exporter_site.links import PREFIX, token_of
 from tasks.housekeeping import housework
 from tasks.models import Download, DownloadLink, Execution
 from tasks.states import Status
-from tests.factories import make_admin, make_execution, make_user
+from tests.factories import make_admin, make_execution, make_user, paths_of
 from tests.site.test_download import fetch, finished, own_directories
 
 __all__ = ["own_directories"]  # a fixture, for every test here too
@@ -212,7 +212,7 @@ def test_a_broken_download_goes_on_where_it_stopped(live_server: LiveServer) -> 
 
 
 def remove_file(link: DownloadLink) -> None:
-    link.execution.paths()[-1].unlink()
+    paths_of(link.execution)[-1].unlink()
 
 
 SPOILERS: dict[str, Callable[[DownloadLink], object]] = {

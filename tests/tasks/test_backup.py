@@ -27,7 +27,7 @@ from tasks.models import Execution, SchedulerProcess
 from tasks.reasons import REASONS
 from tasks.states import Status
 from tests import servers
-from tests.factories import make_admin, make_execution, make_sqlite_file, make_task
+from tests.factories import make_admin, make_execution, make_sqlite_file, make_task, paths_of
 from tests.faults.checker import Owed, Row, moment, read_rows
 from tests.faults.load import Fleet, add_source, add_tasks, query_of
 from tests.instance import Instance
@@ -192,7 +192,7 @@ def test_all_of_it_comes_back_in_an_empty_database(bare: Callable[[str], Instanc
     assert (done["files"], done["missing"], done["unreadable"], done["links_valid"]) == (1, 0, 0, True)
     told = other.python(
         "from tasks.models import *\ntask = ExportTask.objects.get()\nprint(repr((task.name, task.sql)), task.dingtalk_secret)\n"
-        "print(Execution.objects.get().paths()[0].read_bytes().hex())\n"
+        "print(Execution.objects.get().stored_files()[0].open().read().hex())\n"
         "from tasks.states import *\nprint(Execution.objects.enqueue(task, trigger=Trigger.MANUAL).pk)"
     ).split("\n")
     assert told[0] == f"{('报表 ' + chr(39) + '1' + chr(92), 'SELECT 1 -- ' + chr(10) + '；')!r} 4711-robot-token"
@@ -419,12 +419,13 @@ class TestSettling:
         restore._put_files_right(tmp_path / "unused", manifest, now, done)
         assert (done.missing, done.quarantined) == (2, 2)
         assert done.quarantine is not None
-        aside = sorted(str(path.relative_to(done.quarantine)) for path in done.quarantine.rglob("*.csv"))
+        quarantine = Path(done.quarantine)
+        aside = sorted(str(path.relative_to(quarantine)) for path in quarantine.rglob("*.csv"))
         assert aside == sorted([f"2025-08/{other.pk}-1/a.csv", "2025-08/4711-1/a.csv"])
         for row in rows:
             row.refresh_from_db()
-        assert kept.paths() == [tmp_path / "2025-08" / f"{kept.pk}-1" / "a.csv"]
-        assert (missing.reason, missing.files_removed_at, other.paths()) == ("file_missing", now, [])
+        assert paths_of(kept) == [tmp_path / "2025-08" / f"{kept.pk}-1" / "a.csv"]
+        assert (missing.reason, missing.files_removed_at, paths_of(other)) == ("file_missing", now, [])
         client = Client()
         client.force_login(make_admin())
         page = client.get(f"/admin/tasks/execution/{missing.pk}/change/", headers={"accept-language": "en"})
@@ -432,7 +433,7 @@ class TestSettling:
         assert "after its retention time" not in page.content.decode()
         for _piece in housework():
             pass
-        assert len(list(done.quarantine.rglob("*.csv"))) == 2
+        assert len(list(quarantine.rglob("*.csv"))) == 2
 
     def test_messages_that_may_have_arrived_wait_for_somebody_who_says_send_again(self) -> None:
         from django.db import connection

@@ -21,10 +21,11 @@ from django.urls import reverse
 from django.utils import timezone, translation
 
 from tasks import files, housekeeping
-from tasks.housekeeping import BATCH, FILES_BATCH, QUARANTINE, Removed, housework
+from tasks.housekeeping import BATCH, FILES_BATCH, Removed, housework
 from tasks.models import Execution, ExportTask, SchedulerProcess
 from tasks.states import UNFINISHED, Status
-from tests.factories import make_admin, make_execution, make_scheduler, make_source, make_task
+from tasks.storage.base import QUARANTINE
+from tests.factories import make_admin, make_execution, make_scheduler, make_source, make_task, paths_of
 
 pytestmark = pytest.mark.django_db
 
@@ -86,7 +87,7 @@ class TestFiles:
         old, young = ended(30.1), ended(29.9)
         assert clean().files == 1
         assert not (files.output_root() / old.files[0]["path"]).exists()
-        assert young.paths()[0].read_text() == "content"
+        assert paths_of(young)[0].read_text() == "content"
         young.refresh_from_db()
         assert young.files_removed_at is None
 
@@ -97,7 +98,7 @@ class TestFiles:
         execution.refresh_from_db()
         assert execution.files_removed_at is not None
         assert timezone.now() - execution.files_removed_at < timedelta(minutes=1)
-        assert execution.paths() == []
+        assert paths_of(execution) == []
         assert execution.files
         assert (execution.status, execution.filename) == (Status.SUCCEEDED, "report.csv")
         assert not (files.output_root() / execution.files[0]["path"]).parent.exists()
@@ -237,7 +238,7 @@ class TestRows:
             patched.setattr(housekeeping, "_old_files", fail)
             with pytest.raises(RuntimeError, match="a fault"):
                 clean()
-        assert execution.paths()[0].exists()
+        assert paths_of(execution)[0].exists()
         assert list(Execution.objects.all()) == [execution]
         assert other.pk != execution.pk
 
@@ -246,7 +247,7 @@ class TestRows:
         execution = ended(400)
         configure(settings, retention_days=days)
         assert clean() == clean(days) == Removed()
-        assert execution.paths()[0].exists()
+        assert paths_of(execution)[0].exists()
 
 
 class TestLeftovers:
@@ -314,7 +315,7 @@ class TestOrphans:
         published = make_file(files.output_root() / "2025-08" / f"{running.pk}-1" / "report.csv", 10 * HOUR)
         young = make_file(files.output_root() / "2025-08" / "4711-1" / "report.csv", HOUR - 60)
         assert clean() == Removed()
-        assert execution.paths()[0].exists()
+        assert paths_of(execution)[0].exists()
         assert published.exists()
         assert young.exists()
 

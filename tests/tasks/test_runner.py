@@ -21,7 +21,7 @@ from exporter_site.config import Config
 from tasks import files, runner
 from tasks.models import Execution, ExportTask
 from tasks.states import ExecutionQuerySet, Status
-from tests.factories import make_server_source, make_source, make_sqlite_file, make_task
+from tests.factories import make_server_source, make_source, make_sqlite_file, make_task, paths_of
 from tests.servers.mariadb import MariaDB
 from tests.servers.postgresql import PostgreSQL
 
@@ -94,7 +94,7 @@ def test_the_file_holds_exactly_the_rows_of_the_database(source: DataSource) -> 
     task = make_task(name="数字", data_source=source, sql="SELECT n, word FROM numbers ORDER BY n")
     execution = run(task)
     assert (execution.status, execution.reason, execution.rows_count) == (Status.SUCCEEDED, "", 2500)
-    (path,) = execution.paths()
+    (path,) = paths_of(execution)
     with closing(openpyxl.load_workbook(path, read_only=True)) as workbook:
         rows = list(workbook.worksheets[0].iter_rows(values_only=True))
     assert rows[0] == ("n", "word")
@@ -116,7 +116,7 @@ def test_dates_come_from_the_planned_time_and_stand_in_the_sql_as_it_ran(source:
         sql="SELECT '{{ yesterday }}' AS y, {{ params.shop }} AS shop, word FROM numbers WHERE word LIKE 'word 1%' AND n = 1",
     )
     execution = run(task, planned_at=datetime(2025, 3, 1, 17, 0, tzinfo=UTC))  # the 2nd in Shanghai
-    (path,) = execution.paths()
+    (path,) = paths_of(execution)
     assert path.name == "日报_20250302_007.csv"
     content = list(csv.reader(path.read_text("utf-8-sig").splitlines()))
     assert content == [["y", "shop", "word"], ["2025-03-01", "007", "word 1"]]
@@ -127,7 +127,7 @@ def test_dates_come_from_the_planned_time_and_stand_in_the_sql_as_it_ran(source:
 def test_an_empty_result_is_a_file_with_its_header(source: DataSource) -> None:
     execution = run(make_task(data_source=source, sql="SELECT n, word FROM numbers WHERE n < 0"))
     assert (execution.status, execution.rows_count) == (Status.SUCCEEDED, 0)
-    (path,) = execution.paths()
+    (path,) = paths_of(execution)
     sheet = openpyxl.load_workbook(path).worksheets[0]
     assert [[cell.value for cell in row] for row in sheet.iter_rows()] == [["n", "word"]]
 
@@ -135,7 +135,7 @@ def test_an_empty_result_is_a_file_with_its_header(source: DataSource) -> None:
 def test_a_large_result_goes_on_in_parts_that_hold_all_rows(source: DataSource, settings: LazySettings) -> None:
     configure(settings, max_file_size=20_000)
     execution = run(make_task(data_source=source, format="csv", sql="SELECT n, word FROM numbers ORDER BY n"))
-    paths = execution.paths()
+    paths = paths_of(execution)
     assert len(paths) > 1
     assert paths[1].name == f"{paths[0].stem}_part2.csv"
     found = [int(row[0]) for path in paths for row in list(csv.reader(path.read_text("utf-8-sig").splitlines()))[1:]]
@@ -148,14 +148,14 @@ def test_an_error_of_the_database_is_told_and_leaves_nothing(source: DataSource)
     assert (execution.status, execution.reason) == (Status.FAILED, "sql_error")
     assert "missing" in execution.error
     assert not leftovers()
-    assert execution.paths() == []
+    assert paths_of(execution) == []
 
 
 def test_sql_that_was_made_unsafe_behind_the_form_is_refused_at_run(source: DataSource) -> None:
     execution = run(make_task(validate=False, data_source=source, sql="DELETE FROM numbers"))
     assert (execution.status, execution.reason) == (Status.FAILED, "sql_refused")
     counted = run(make_task(data_source=source, format="csv", sql="SELECT count(*) AS n FROM numbers"))
-    assert "2500" in counted.paths()[0].read_text("utf-8-sig")
+    assert "2500" in paths_of(counted)[0].read_text("utf-8-sig")
 
 
 def test_a_source_that_is_switched_off_is_not_read(source: DataSource) -> None:
@@ -411,7 +411,7 @@ def test_what_an_earlier_attempt_has_left_is_cleared_away(tmp_path: Path) -> Non
             left.mkdir(parents=True)
             (left / "left.csv").write_text("1")
     assert runner.run(execution).status == Status.SUCCEEDED
-    assert leftovers() == execution.paths()
+    assert leftovers() == paths_of(execution)
 
 
 def test_a_database_that_is_away_for_a_moment_fails_no_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 from django.conf import LazySettings
@@ -21,7 +21,8 @@ from exporter_site.config import Notifications
 from notifications.models import Delivery
 from tasks import launch, runner
 from tasks.models import Execution
-from tests.factories import make_source, make_sqlite_file, make_task
+from tasks.storage import StoredFile
+from tests.factories import make_source, make_sqlite_file, make_task, paths_of
 from tests.instance import Instance
 from tests.servers.mariadb import MariaDB
 from tests.servers.postgresql import PostgreSQL
@@ -167,7 +168,7 @@ def test_a_copy_that_cannot_be_made_keeps_no_message_from_going_out(
             call_command("runtask", "每日订单", output=target, as_json=as_json, stdout=out)
     assert caught.value.returncode == 1
     assert str(target) in str(caught.value)
-    (path,) = Execution.objects.get().paths()
+    (path,) = paths_of(Execution.objects.get())
     assert path.is_file()
     assert str(path) in str(caught.value)
     assert str(path) in out.getvalue()
@@ -177,15 +178,23 @@ def test_a_copy_that_cannot_be_made_keeps_no_message_from_going_out(
     assert not [left for left in tmp_path.iterdir() if left.name.startswith(("out", ".out"))]
 
 
-def test_a_copy_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def copy(path: Path, place: Path) -> None:
-        place.write_bytes(b"half")
+def test_a_copy_is_whole_or_not_there(
+    tmp_path: Path, settings: LazySettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def copy(source: IO[bytes], target: IO[bytes]) -> None:
+        target.write(source.read(2))
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(shutil, "copyfile", copy)
+    monkeypatch.setattr(shutil, "copyfileobj", copy)
+    exports, out = tmp_path / "exports", tmp_path / "out"
+    for directory in (exports, out):
+        directory.mkdir()
+    (exports / "a.xlsx").write_bytes(b"whole")
+    export = settings.CONFIG.export.model_copy(update={"output_dir": exports})
+    settings.CONFIG = settings.CONFIG.model_copy(update={"export": export})
     with pytest.raises(OSError, match="No space"):
-        launch.copy_to([tmp_path / "a.xlsx"], launch.Output.at(tmp_path))
-    assert not list(tmp_path.iterdir())
+        launch.copy_to([StoredFile("local", "a.xlsx")], launch.Output.at(out))
+    assert not list(out.iterdir())
 
 
 def test_a_terminal_sees_the_rows_flow(instance: Instance, postgresql: PostgreSQL) -> None:

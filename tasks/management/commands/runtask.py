@@ -57,9 +57,9 @@ def run_and_print(command: ExporterCommand, options: dict[str, Any]) -> None:
         line.end()
     fault = None
     try:
-        paths = [str(path) for path in hand_over(execution, request.output)]
+        paths = hand_over(execution, request.output)
     except LaunchError as exc:
-        paths, fault = [str(path) for path in execution.paths()], exc
+        paths, fault = [str(file) for file in execution.stored_files()], exc
     Outbox(threads=0).deliver_all([execution.pk])  # there may be no scheduler that would
     succeeded = execution.status == Status.SUCCEEDED
     if options["as_json"]:

@@ -1,0 +1,51 @@
+"""The way of finished files into a store that is not this machine's: minutes, in which the run must stay stoppable."""
+
+import threading
+from contextvars import copy_context
+from datetime import datetime
+from pathlib import Path
+
+from tasks.storage.base import Storage
+
+
+class _Stop(BaseException):
+    """The upload is not wanted any more."""
+
+
+class Publication:
+    """Publishes `directory` in its own thread. Touches no system database.
+
+    Once `done`: `place` says where the files are; it is "" when there are none, and then `error` says why, unless the
+    publication was cancelled. `bytes`: how many have arrived.
+    """
+
+    def __init__(self, store: Storage, directory: Path, planned_at: datetime) -> None:
+        self.place = ""
+        self.error: Exception | None = None
+        self.bytes = 0
+        self.done = threading.Event()
+        self._store, self._directory, self._planned_at = store, directory, planned_at
+        self._cancelled = threading.Event()
+        # A daemon: a store that never lets go must not keep the process alive.
+        self._thread = threading.Thread(target=copy_context().run, args=(self._run,), name="upload", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def cancel(self) -> None:
+        self._cancelled.set()
+
+    def _run(self) -> None:
+        try:
+            self.place = self._store.publish(self._directory, self._planned_at, self._watch)
+        except _Stop:
+            pass  # the store has removed what was there
+        except Exception as exc:
+            self.error = exc
+        finally:
+            self.done.set()
+
+    def _watch(self, arrived: int) -> None:
+        self.bytes = arrived
+        if self._cancelled.is_set():
+            raise _Stop
