@@ -5,6 +5,7 @@ from contextvars import copy_context
 from datetime import datetime
 from pathlib import Path
 
+from tasks import files, storage
 from tasks.storage.base import Storage
 
 
@@ -16,8 +17,11 @@ class Publication:
     """Publishes `directory` in its own thread. Touches no system database.
 
     Once `done`: `place` says where the files are; it is "" when there are none, and then `error` says why, unless the
-    publication was cancelled. `bytes`: how many have arrived.
+    publication was cancelled. `bytes`: how many have arrived. `patience`: seconds that a cancelled one may take to end;
+    it ends between two pieces, but not while it waits for an answer.
     """
+
+    patience = 1.0
 
     def __init__(self, store: Storage, directory: Path, planned_at: datetime) -> None:
         self.place = ""
@@ -34,6 +38,11 @@ class Publication:
 
     def cancel(self) -> None:
         self._cancelled.set()
+
+    def take_back(self) -> None:
+        """After cancel(): remove what it was too late for, and what has arrived of one that still waits for an answer."""
+        if self.place or not self.done.is_set():
+            storage.withdraw(self._store, files.place_of(self._directory.name, self._planned_at))
 
     def _run(self) -> None:
         try:

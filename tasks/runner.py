@@ -170,6 +170,8 @@ def bind(execution: Execution, task: ExportTask, source: DataSource) -> Query:
 class Pipeline:
     """Moves the rows from connector to writer, in its own thread. Touches no system database."""
 
+    patience = ABANDON
+
     def __init__(self, connector: Connector, query: Query, make_writer: Callable[..., Writer]) -> None:
         self.connector = connector
         self.query = query
@@ -302,7 +304,7 @@ class Supervisor:
         self.stop_reason = reason
         logger.info("execution %s is stopped: %s", self.execution.pk, reason)
         job.cancel()
-        if not job.done.wait(ABANDON):
+        if not job.done.wait(job.patience):
             logger.error("execution %s: the other side did not let go", self.execution.pk)
 
     def _reason_to_stop(self, *, reading: bool) -> str:
@@ -423,7 +425,11 @@ def _publish(supervisor: Supervisor, directory: Path) -> Execution:
     except Exception as exc:
         return _end(execution, outcome_of(exc), pipeline)
     if supervisor.has_stopped:
-        return _stopped(supervisor)
+        ended = _stopped(supervisor)
+        # Only now: whoever has cancelled need not wait for a store that does not answer.
+        if supervisor.publication is not None:
+            supervisor.publication.take_back()
+        return ended
     parts = pipeline.parts
     figures = {
         "rows_count": pipeline.rows,
@@ -449,7 +455,7 @@ def _publish(supervisor: Supervisor, directory: Path) -> Execution:
 
 def _upload(supervisor: Supervisor, store: Storage, directory: Path) -> str:
     """Publish into a store that takes its time, while the heart goes on beating. Returns the place, or "" when the run
-    was stopped meanwhile; nothing is left there then. Raises StorageError, OSError."""
+    was stopped meanwhile. Raises StorageError, OSError."""
     publication = supervisor.publication = Publication(store, directory, supervisor.execution.planned_at)
     try:
         with supervisor.signals_answered():
@@ -457,20 +463,11 @@ def _upload(supervisor: Supervisor, store: Storage, directory: Path) -> str:
             supervisor.watch(publication)
     except Exception:  # A fault of ours must not leave files behind.
         publication.cancel()
-        publication.done.wait(ABANDON)
-        _take_back(store, publication)
+        publication.take_back()
         raise
-    if supervisor.has_stopped:
-        _take_back(store, publication)
-        return ""
-    if publication.error is not None:
+    if publication.error is not None and not supervisor.has_stopped:
         raise publication.error
     return publication.place
-
-
-def _take_back(store: Storage, publication: Publication) -> None:
-    if publication.place:  # It was done a moment before it heard that it shall not be.
-        storage.withdraw(store, publication.place)
 
 
 def _end(execution: Execution, outcome: Outcome, pipeline: Pipeline | None = None) -> Execution:

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from django.utils import translation
@@ -14,6 +15,9 @@ from tests import factories, servers
 from tests.instance import Instance
 from tests.servers.mariadb import MariaDB
 from tests.servers.postgresql import PostgreSQL
+
+if TYPE_CHECKING:
+    from tests.servers.objects import Objects
 
 
 @contextmanager
@@ -58,6 +62,16 @@ def postgresql() -> PostgreSQL:
     server = _server("postgresql")
     assert isinstance(server, PostgreSQL)
     return server
+
+
+@pytest.fixture(scope="session")
+def objects() -> Iterator["Objects"]:
+    """An object storage with nothing in it."""
+    from tests.servers.objects import Objects  # boto3 is needed by few
+
+    server = Objects().start()
+    yield server
+    server.stop()
 
 
 @pytest.fixture

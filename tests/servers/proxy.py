@@ -1,4 +1,4 @@
-"""A TCP proxy between a client and a server that cuts the line where a test says so."""
+"""A TCP proxy between a client and a server that cuts the line where a test says so, or makes it slow."""
 
 import contextlib
 import selectors
@@ -15,12 +15,16 @@ class Proxy:
     """Listens on a free port and passes everything on to host:port.
 
     After `cut_after` bytes from the server it ends every connection: "fin" politely, "rst" with a reset, "silent" by
-    passing nothing more. Until then `cut_after` may still be changed; None cuts nothing.
+    passing nothing more. Until then `cut_after` may still be changed; None cuts nothing. `pause`: seconds that each piece
+    from a client takes.
     """
 
-    def __init__(self, host: str, port: int, *, cut_after: int | None = None, how: str = "fin") -> None:
+    def __init__(
+        self, host: str, port: int, *, cut_after: int | None = None, how: str = "fin", pause: float = 0.0
+    ) -> None:
         self.cut_after = cut_after
         self.how = how
+        self.pause = pause
         self.passed = 0  # bytes from the server to its clients
         self._target = (host, port)
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -69,6 +73,8 @@ class Proxy:
             source, target = key.fileobj, key.data
             assert isinstance(source, socket.socket)
             data = source.recv(16384)
+            if target is not client and self.pause:
+                self._stop.wait(self.pause)
             if target is client and self.cut_after is not None:
                 rest = max(0, self.cut_after - self.passed)
                 self.passed += min(rest, len(data))
