@@ -152,6 +152,7 @@ def prepare(execution: Execution, directory: Path) -> "Pipeline":
     minimum = settings.CONFIG.export.min_free_disk
     if files.free_bytes() < minimum:
         raise OSError(errno.ENOSPC, _("Less than {bytes} bytes are free (export.min_free_disk).").format(bytes=minimum))
+    storage.current()  # What is missing for it is said now, not after an hour of work.
     query = bind(execution, task, source)
     connector = source.connector(timezone=task.timezone, label=execution.label, query_timeout=task.query_timeout)
     options = WriterOptions(task.name, settings.CONFIG.export.max_file_size, task.format_options_for(execution.format))

@@ -14,6 +14,7 @@ from tasks import backup, restore, status
 from tasks.archive import BackupError
 from tasks.housekeeping import Removed, housework
 from tasks.restore import Restored
+from tasks.storage.base import StorageError
 
 if TYPE_CHECKING:
     from tasks.doctor import Finding
@@ -58,8 +59,11 @@ class Command(ExporterCommand):
         if options["days"] is not None and options["days"] < 1:
             raise WrongUse(_("--days must be at least 1."))
         removed = Removed()
-        for _piece in housework(options["days"], dry_run=options["dry_run"], removed=removed):
-            pass
+        try:
+            for _piece in housework(options["days"], dry_run=options["dry_run"], removed=removed):
+                pass
+        except StorageError as exc:  # All the rest is done.
+            raise Failed(exc) from None
         if options["as_json"]:
             self.print_json({name: getattr(removed, name) for name in Removed.__slots__})
             return
