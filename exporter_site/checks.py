@@ -37,7 +37,11 @@ def check_directories(app_configs: Any, **kwargs: Any) -> Sequence[CheckMessage]
                     id="exporter.E001",
                 )
             )
-    if export.storage == "local" and not found and _existing_parent(temp).stat().st_dev != _existing_parent(output).stat().st_dev:
+    if (
+        export.storage == "local"
+        and not found
+        and _existing_parent(temp).stat().st_dev != _existing_parent(output).stat().st_dev
+    ):
         found.append(
             Error(
                 _("export.temp_dir and export.output_dir lie on different file systems."),

@@ -44,9 +44,9 @@ from tasks.backup import PROOF, our_tables, signer
 from tasks.models import SILENT_AFTER, DownloadLink, Execution, ExportTask, Pause, SchedulerProcess
 from tasks.scheduler import MOST_MISSED, set_aside
 from tasks.states import Status
+from tasks.status import local
 from tasks.storage import StoredFile
 from tasks.storage.base import StorageError
-from tasks.status import local
 
 PAUSED_BY = "system restore"
 CLOCK_OFF = timedelta(minutes=5)  # a backup from so far ahead means that a clock is wrong
@@ -189,9 +189,9 @@ def check_stores(directory: Path) -> None:
             next(storage.get(kind).places(), None)
     except StorageError as exc:
         raise BackupError(
-            _("{error} Files of executions are kept there: set export.s3_bucket and its keys in config.yaml first.").format(
-                error=exc
-            )
+            _(
+                "{error} Files of executions are kept there: set export.s3_bucket and its keys in config.yaml first."
+            ).format(error=exc)
         ) from exc
 
 

@@ -134,7 +134,11 @@ def directories() -> Iterator[Finding]:
 def _places() -> dict[str, Path]:
     """The directories that exports need, by their keys."""
     places = {"export.temp_dir": files.temp_root()}
-    return places | {"export.output_dir": files.output_root()} if settings.CONFIG.export.storage == storage.LOCAL else places
+    return (
+        places | {"export.output_dir": files.output_root()}
+        if settings.CONFIG.export.storage == storage.LOCAL
+        else places
+    )
 
 
 def _directory(key: str, directory: Path) -> Iterator[Finding]:

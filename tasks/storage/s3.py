@@ -141,7 +141,9 @@ class ObjectStorage(Storage):
             for path in sorted(directory.iterdir()):
                 before = arrived
                 with path.open("rb") as file:
-                    arrived += self._upload(f"{place}/{path.name}", file, lambda sent, before=before: watch(before + sent))
+                    arrived += self._upload(
+                        f"{place}/{path.name}", file, lambda sent, before=before: watch(before + sent)
+                    )
             watch(arrived)  # Whoever ended it a moment ago has the last word.
         except BaseException:
             try:
@@ -246,9 +248,7 @@ class ObjectStorage(Storage):
                 yield path, list(listed)
 
     def _listed(self, prefix: str) -> Iterator[_Listed]:
-        pages = self._client.get_paginator("list_objects_v2").paginate(
-            Bucket=self._bucket, Prefix=self._root + prefix
-        )
+        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._root + prefix)
         with self._explained():
             for page in pages:
                 now = _time_of(page)

@@ -7,6 +7,7 @@ import pytest
 from django.conf import LazySettings
 from pydantic import SecretStr
 
+from tasks import storage
 from tests.servers.objects import Objects
 
 
@@ -23,7 +24,8 @@ def environment(export: dict[str, str]) -> dict[str, str]:
 
 
 @pytest.fixture(autouse=True)
-def own_directories(settings: LazySettings, tmp_path: Path) -> None:
+def own_directories(settings: LazySettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "_away_since", float("-inf"))  # of the store of another test
     configure(settings, temp_dir=tmp_path / "temp", output_dir=tmp_path / "exports")
 
 

@@ -129,7 +129,9 @@ class TestDownloads:
         assert "#1.csv" in answer.headers["Content-Disposition"] or "%231.csv" in answer.headers["Content-Disposition"]
         assert Download.objects.get().bytes == len(content[piece])
 
-    def test_a_head_asks_for_no_content(self, task: ExportTask, in_bucket: str, admin: Client, settings: LazySettings) -> None:
+    def test_a_head_asks_for_no_content(
+        self, task: ExportTask, in_bucket: str, admin: Client, settings: LazySettings
+    ) -> None:
         execution = run(task)
         url = reverse("tasks:download", args=[execution.pk])
         for redirects in (False, True):
@@ -347,9 +349,7 @@ class TestFailures:
         assert runner.run(execution).status == Status.RUNNING
         assert [key.split("/")[2] for key in objects.keys(in_bucket)] == [f"{execution.pk}-2"]
 
-    def test_what_a_dead_worker_has_uploaded_is_swept(
-        self, task: ExportTask, objects: Objects, in_bucket: str
-    ) -> None:
+    def test_what_a_dead_worker_has_uploaded_is_swept(self, task: ExportTask, objects: Objects, in_bucket: str) -> None:
         execution = claimed(task)
         directory = files.temp_root() / f"{execution.pk}-1"
         directory.mkdir(parents=True)
@@ -366,7 +366,6 @@ class TestFailures:
         self, task: ExportTask, in_bucket: str, settings: LazySettings, caplog: pytest.LogCaptureFixture,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:  # fmt: skip
-        monkeypatch.setattr(storage, "_away_since", float("-inf"))
         execution = claimed(task)
         configure(settings, s3_endpoint=f"http://127.0.0.1:{free_port()}")
         assert close_lost(execution)
@@ -480,7 +479,9 @@ class TestChecks:
             yield
 
     def ids(self) -> list[str]:
-        return [str(found.id) for found in run_checks() if found.id in ("exporter.E010", "exporter.E011", "exporter.E012")]
+        return [
+            str(found.id) for found in run_checks() if found.id in ("exporter.E010", "exporter.E011", "exporter.E012")
+        ]
 
     def look(self, name: str) -> list[Finding]:
         return list(examine([each for each in CHECKS if each.name == name]))
@@ -512,6 +513,7 @@ class TestChecks:
         assert "export.s3_bucket" in found.sentence
         assert found.remedy
 
+    @pytest.mark.django_db(transaction=True)  # it looks from a thread of its own
     def test_the_doctor_finds_files_that_are_gone(self, task: ExportTask, objects: Objects, in_bucket: str) -> None:
         execution = run(task)
         assert [str(found.level) for found in self.look("kept_files")] == ["ok"]
@@ -530,5 +532,3 @@ def test_the_secret_is_in_no_error_and_no_log(
     assert execution.reason == "storage_unavailable"
     for text in (execution.error, caplog.text, str(Execution.objects.values_list())):
         assert objects.account.password not in text
-
-

@@ -178,9 +178,7 @@ def test_a_copy_that_cannot_be_made_keeps_no_message_from_going_out(
     assert not [left for left in tmp_path.iterdir() if left.name.startswith(("out", ".out"))]
 
 
-def test_a_copy_is_whole_or_not_there(
-    tmp_path: Path, settings: LazySettings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_copy_is_whole_or_not_there(tmp_path: Path, settings: LazySettings, monkeypatch: pytest.MonkeyPatch) -> None:
     def copy(source: IO[bytes], target: IO[bytes]) -> None:
         target.write(source.read(2))
         raise OSError(errno.ENOSPC, "No space left on device")
