@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -34,6 +34,7 @@ from storages.backends.s3 import S3Storage
 
 from exporter_site.config import Export
 from tasks import files
+from tasks.storage import withdraw
 from tasks.storage.base import ATTEMPT, MONTH, QUARANTINE, SET_ASIDE, Place, Readable, Storage, StorageError, Watch
 
 logger = logging.getLogger(__name__)
@@ -139,41 +140,35 @@ class ObjectStorage(Storage):
         arrived = 0
         try:
             for path in sorted(directory.iterdir()):
-                before = arrived
                 with path.open("rb") as file:
-                    arrived += self._upload(
-                        f"{place}/{path.name}", file, lambda sent, before=before: watch(before + sent)
-                    )
+                    arrived += self._upload(f"{place}/{path.name}", file, watch, arrived)
             watch(arrived)  # Whoever ended it a moment ago has the last word.
         except BaseException:
-            try:
-                self.remove(place)
-            except StorageError as exc:
-                logger.warning("%s could not be removed: %s", self.where(place), exc)
+            withdraw(self, place)
             raise
         return place
 
-    def _upload(self, key: str, file: BinaryIO, watch: Watch) -> int:
-        """Put a whole file there. Returns its size."""
+    def _upload(self, key: str, file: BinaryIO, watch: Watch, before: int = 0) -> int:
+        """Put a whole file there, after so many bytes of others. Returns its size."""
         size = file.seek(0, io.SEEK_END)
         target = {"Bucket": self._bucket, "Key": self._root + key}
         with self._explained():
             if size <= PART:
-                self._client.put_object(**target, **_piece(file, range(size), lambda: watch(0)))
+                self._client.put_object(**target, **_piece(file, range(size), partial(watch, before)))
             else:
-                self._upload_in_parts(target, file, size, watch)
+                self._upload_in_parts(target, file, size, watch, before)
         return size
 
-    def _upload_in_parts(self, target: dict[str, str], file: BinaryIO, size: int, watch: Watch) -> None:
+    def _upload_in_parts(self, target: dict[str, str], file: BinaryIO, size: int, watch: Watch, before: int) -> None:
         step = max(PART, -(-size // MOST_PARTS))
         target = target | {"UploadId": self._client.create_multipart_upload(**target)["UploadId"]}
         done: list[dict[str, Any]] = []
         try:
             for number, start in enumerate(range(0, size, step), start=1):
-                piece = _piece(file, range(start, min(start + step, size)), lambda start=start: watch(start))
+                piece = _piece(file, range(start, min(start + step, size)), partial(watch, before + start))
                 answer = self._client.upload_part(**target, PartNumber=number, **piece)
                 done.append({"PartNumber": number, "ETag": answer["ETag"]})
-            watch(size)
+            watch(before + size)
             self._client.complete_multipart_upload(**target, MultipartUpload={"Parts": done})
         except BaseException:
             self._abort(target)

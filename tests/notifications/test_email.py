@@ -64,7 +64,7 @@ def attach(tmp_path: Path) -> Callable[..., Attachment]:
     def make(name: str = "订单.xlsx", content: bytes = b"PK\x03\x04 cells") -> Attachment:
         path = tmp_path / f"file-{len(list(tmp_path.iterdir()))}"
         path.write_bytes(content)
-        return Attachment(partial(path.open, "rb"), name, len(content))
+        return Attachment(lambda: path.open("rb"), name, len(content))
 
     return make
 
@@ -752,7 +752,7 @@ def test_nothing_that_others_write_makes_or_breaks_a_header(title: str, text: st
         text=text,
         facts=[(title, name)],
         url=f"https://example.com/{visible(name)}",
-        attachments=[Attachment(partial(Path("unused").open, "rb"), name, 3)],
+        attachments=[Attachment(lambda: Path("unused").open("rb"), name, 3)],
     )
     sent = b"".join(make_mail(message).blocks([io.BytesIO(b"abc")]))
     assert sent.isascii()

@@ -4,7 +4,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from copy import deepcopy
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -268,6 +267,6 @@ def test_any_text_arrives(stage: Stage, fields: dict[str, Any]) -> None:
 def test_a_file_that_a_transport_can_not_send_does_no_harm(stage: Stage, tmp_path: Path) -> None:
     file = tmp_path / "export.csv"
     file.write_text("a,b\n1,2\n", encoding="utf-8")
-    message = make_message(attachments=[Attachment(partial(file.open, "rb"), "导出.csv", file.stat().st_size)])
+    message = make_message(attachments=[Attachment(lambda: file.open("rb"), "导出.csv", file.stat().st_size)])
     given = stage.transport.send(message, stage.transport.recipients).values()
     assert {answer.verdict for answer in given} == {Verdict.ACCEPTED}

@@ -2,6 +2,7 @@
 
 import io
 import random
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from tests.storage.conftest import configure
 
 AUGUST = datetime(2025, 8, 12, 9, tzinfo=UTC)
 NAMES = ("每日订单 #1 %41?&+'=.xlsx", "每日订单 #1 %41?&+'=_part2.xlsx")
+SMALL = dict(zip(NAMES, (b"one", b"two!"), strict=True))
 
 
 @pytest.fixture(params=list(stores))
@@ -28,17 +30,17 @@ def store(request: pytest.FixtureRequest, settings: LazySettings) -> Storage:
     return storage.current()
 
 
-def attempt(name: str = "7-1", **contents: bytes) -> Path:
+def attempt(name: str = "7-1", contents: Mapping[str, bytes] = SMALL) -> Path:
     """The temporary directory of an attempt, with these files."""
     directory = files.temp_root() / name
     directory.mkdir(parents=True)
-    for file, content in (contents or dict(zip(NAMES, (b"one", b"two!"), strict=True))).items():
+    for file, content in contents.items():
         (directory / file).write_bytes(content)
     return directory
 
 
-def published(store: Storage, name: str = "7-1", **contents: bytes) -> str:
-    return store.publish(attempt(name, **contents), AUGUST, lambda arrived: None)
+def published(store: Storage, name: str = "7-1", contents: Mapping[str, bytes] = SMALL) -> str:
+    return store.publish(attempt(name, contents), AUGUST, lambda arrived: None)
 
 
 def read(store: Storage, key: str, span: range | None = None) -> bytes:
@@ -61,7 +63,7 @@ def test_what_is_published_is_there_as_it_was(store: Storage) -> None:
 def test_a_file_of_several_pieces_is_one(store: Storage) -> None:
     content = random.Random(1).randbytes(2 * PART + 12_345)
     told: list[int] = []
-    place = store.publish(attempt(**{"a.csv": content, "b.csv": b"b"}), AUGUST, told.append)
+    place = store.publish(attempt(contents={"a.csv": content, "b.csv": b"b"}), AUGUST, told.append)
     assert read(store, f"{place}/a.csv") == content
     assert told == sorted(told)
     if store.is_remote:
@@ -69,14 +71,14 @@ def test_a_file_of_several_pieces_is_one(store: Storage) -> None:
 
 
 def test_an_empty_file_is_a_file(store: Storage) -> None:
-    place = published(store, **{"a.csv": b""})
+    place = published(store, contents={"a.csv": b""})
     assert store.size(f"{place}/a.csv") == 0
     assert read(store, f"{place}/a.csv") == read(store, f"{place}/a.csv", range(0)) == b""
 
 
 @pytest.mark.parametrize("span", [range(10), range(3), range(3, 7), range(9, 10), range(5, 5)], ids=str)
 def test_any_bytes_of_a_file_can_be_had(store: Storage, span: range) -> None:
-    key = published(store, **{"a.csv": b"0123456789"}) + "/a.csv"
+    key = published(store, contents={"a.csv": b"0123456789"}) + "/a.csv"
     assert read(store, key, span) == b"0123456789"[span.start : span.stop]
     with store.open(key, span) as file:
         assert b"".join(iter(lambda: file.read(2), b"")) == b"0123456789"[span.start : span.stop]
@@ -139,7 +141,7 @@ def test_what_ends_an_upload_leaves_nothing(two_stores: tuple[Storage, Storage])
         pass
 
     _local, store = two_stores
-    directory = attempt(**{"a.csv": b"a" * 100, "b.csv": bytes(3 * PART)})
+    directory = attempt(contents={"a.csv": b"a" * 100, "b.csv": bytes(3 * PART)})
     for most in (0, 100, 100 + PART, 100 + 3 * PART):
 
         def watch(arrived: int, most: int = most) -> None:

@@ -89,8 +89,8 @@ def test_a_run_a_browser_and_a_copy(shop: Instance, objects: Objects, bucket: st
         assert requests.get(f"{address}{several}/file", timeout=60).content[:2] == b"PK"
         second = requests.get(f"{address}{several}/file?part=2", timeout=60)
         assert second.content == objects.content(bucket, parts[1])
-    downloads = query_of(shop)("SELECT filename, part FROM tasks_download ORDER BY id")
-    assert len(downloads) == 7, downloads
+    downloads = query_of(shop)("SELECT part FROM tasks_download ORDER BY id")
+    assert downloads == [(1,), (None,), (1,), (None,), (2,)], "each once, however they came"
 
 
 def test_ctrl_c_ends_an_upload(shop: Instance, objects: Objects, bucket: str) -> None:

@@ -25,7 +25,7 @@ from tasks.models import Download, DownloadLink, Execution, ExportTask
 from tasks.reasons import REASONS
 from tasks.scheduler import close_lost
 from tasks.states import Status, Trigger
-from tasks.storage.base import QUARANTINE, Storage
+from tasks.storage.base import QUARANTINE, Storage, StorageError
 from tasks.storage.s3 import ObjectStorage
 from tests.factories import make_admin, make_source, make_sqlite_file, make_task
 from tests.notifications.runs import A, deliver
@@ -428,7 +428,7 @@ class TestHousekeeping:
         execution = run(task)
         Execution.objects.filter(pk=execution.pk).update(status=Status.FAILED, finished_at="2025-01-01T00:00:00Z")
         configure(settings, s3_endpoint=f"http://127.0.0.1:{free_port()}")
-        with pytest.raises(storage.StorageError):
+        with pytest.raises(StorageError):
             clean()
         assert not Execution.objects.exists()
 

@@ -5,7 +5,6 @@ import random
 import tracemalloc
 import zipfile
 import zlib
-from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -27,7 +26,7 @@ class Memory:
 
 
 def member(path: Path) -> files.Member:
-    return files.Member(path.name, path.stat().st_size, partial(path.open, "rb"))
+    return files.Member(path.name, path.stat().st_size, lambda: path.open("rb"))
 
 
 def test_files_come_out_as_they_went_in(tmp_path: Path) -> None:
