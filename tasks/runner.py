@@ -425,12 +425,11 @@ def _publish(supervisor: Supervisor, directory: Path) -> Execution:
             place = store.publish(directory, execution.planned_at, lambda arrived: None)
     except Exception as exc:
         return _end(execution, outcome_of(exc), pipeline)
-    if supervisor.has_stopped:
-        ended = _stopped(supervisor)
-        # Only now: whoever has cancelled need not wait for a store that does not answer.
-        if supervisor.publication is not None:
+    if supervisor.publication is not None and supervisor.has_stopped:
+        try:
+            return _stopped(supervisor)
+        finally:  # Only then: whoever has cancelled need not wait for a store that does not answer.
             supervisor.publication.take_back()
-        return ended
     parts = pipeline.parts
     figures = {
         "rows_count": pipeline.rows,

@@ -48,12 +48,14 @@ _PROBE = b"data export system"
 _PLACE = re.compile(rf"{MONTH.pattern}/{ATTEMPT.pattern}")
 _QUARANTINED = re.compile(rf"{re.escape(QUARANTINE)}/{SET_ASIDE.pattern}")
 _GONE = ("404", "NoSuchKey", "NotFound")
+_DENIED = gettext_lazy("Let this account put, get, list and delete objects in the bucket.")
 # What to do about what the store says, where its own words do not tell.
 _REMEDIES = {
     "RequestTimeTooSkewed": gettext_lazy("Set this machine's clock by NTP: timedatectl set-ntp true, or chrony."),
     "SignatureDoesNotMatch": gettext_lazy("Check export.s3_secret_key, export.s3_region and this machine's clock."),
     "InvalidAccessKeyId": gettext_lazy("Check export.s3_access_key."),
-    "AccessDenied": gettext_lazy("Let this account put, get, list and delete objects in the bucket."),
+    "AccessDenied": _DENIED,
+    "403": _DENIED,  # when only the head was asked for
     "NoSuchBucket": gettext_lazy("Make the bucket, or check export.s3_bucket, s3_endpoint and s3_addressing."),
 }
 
