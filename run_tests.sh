@@ -46,6 +46,7 @@ main() {
     narrowed+=(--ignore=tests/site/test_sql_editor.py --ignore=tests/site/test_sql_answers.py)
     narrowed+=(--ignore=tests/site/test_source_admin.py --ignore=tests/site/test_channel_trial.py)
     narrowed+=(--ignore=tests/tasks/test_importlegacy.py --ignore=tests/symptoms)
+    narrowed+=(--ignore=tests/storage/test_contract.py --ignore=tests/storage/test_settings.py)
   done
   sum_up
 }

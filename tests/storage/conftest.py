@@ -8,6 +8,7 @@ from django.conf import LazySettings
 from pydantic import SecretStr
 
 from tasks import storage
+from tasks.storage import s3
 from tests.servers.objects import Objects
 
 
@@ -26,6 +27,7 @@ def environment(export: dict[str, str]) -> dict[str, str]:
 @pytest.fixture(autouse=True)
 def own_directories(settings: LazySettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "_away_since", float("-inf"))  # of the store of another test
+    monkeypatch.setattr(s3, "TRIES", 1)  # nobody waits between two
     configure(settings, temp_dir=tmp_path / "temp", output_dir=tmp_path / "exports")
 
 

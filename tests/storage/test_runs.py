@@ -20,6 +20,7 @@ from django.utils.translation import override
 from notifications.models import Delivery
 from tasks import files, runner, storage
 from tasks.doctor import CHECKS, Finding, examine
+from tasks.execution_page import RunPage
 from tasks.housekeeping import Removed, housework
 from tasks.models import Download, DownloadLink, Execution, ExportTask
 from tasks.reasons import REASONS
@@ -35,6 +36,7 @@ from tests.servers.mail import configure as configure_mail
 from tests.servers.objects import Objects
 from tests.servers.proxy import Proxy
 from tests.storage.conftest import configure
+from tests.tasks.test_runtask import eventually
 
 pytestmark = pytest.mark.django_db
 
@@ -113,6 +115,13 @@ def test_files_stay_readable_where_they_were_put(
         assert hashlib.sha256(answer.body).hexdigest() == execution.sha256
 
 
+def test_the_page_of_a_run_says_how_far_its_upload_is(task: ExportTask) -> None:
+    execution = claimed(task)
+    execution.progress = {"rows": 3, "rate": 1, "bytes": 2048, "uploaded": 1024}
+    with override("en"):
+        assert RunPage(execution, make_admin()).phase == "The file goes into the object storage: 1.0KB of 2.0KB."
+
+
 class TestDownloads:
     @pytest.mark.parametrize(
         ("asked", "status", "piece"), [("", 200, slice(None)), ("bytes=4-9", 206, slice(4, 10)), ("bytes=-3", 206, slice(-3, None))]
@@ -183,12 +192,14 @@ class TestDownloads:
 
 
 @contextmanager
-def answering(status: int, body: bytes = b"") -> Iterator[str]:
-    """The address of a store that says this to everything."""
+def answering(*answers: tuple[int, bytes]) -> Iterator[str]:
+    """The address of a store that gives these answers, one after the other; the last one holds."""
+    left = list(answers)
 
     class Handler(BaseHTTPRequestHandler):
         def answer(self) -> None:
             self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            status, body = left.pop(0) if len(left) > 1 else left[0]
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -211,6 +222,7 @@ def answering(status: int, body: bytes = b"") -> Iterator[str]:
 
 
 DENIED = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
+SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>slow down</Message></Error>"
 SKEWED = b"<Error><Code>RequestTimeTooSkewed</Code><Message>too large</Message></Error>"
 
 
@@ -224,7 +236,7 @@ class TestFailures:
         ("status", "body", "words"),
         [
             (0, b"", "Could not connect"),
-            (503, b"<Error><Code>SlowDown</Code><Message>slow down</Message></Error>", "SlowDown: slow down"),
+            (503, SLOW_DOWN, "SlowDown: slow down"),
             (403, DENIED, "Let this account put, get, list and delete"),
             (403, SKEWED, "NTP"),
         ],
@@ -235,7 +247,7 @@ class TestFailures:
     ) -> None:
         task.max_retries = 1
         task.save()
-        with answering(status, body) if status else _nobody() as endpoint:
+        with answering((status, body)) if status else _nobody() as endpoint:
             configure(settings, s3_endpoint=endpoint)
             execution = run(task)
             assert (execution.status, execution.reason, execution.retries) == (Status.QUEUED, "storage_unavailable", 1)
@@ -249,6 +261,14 @@ class TestFailures:
         assert str(REASONS[execution.reason].remedy)
         assert "system doctor object_storage" in str(execution.reason_remedy)
         assert not list(files.temp_root().iterdir())
+
+    def test_a_bad_answer_in_between_is_no_failure(
+        self, task: ExportTask, in_bucket: str, settings: LazySettings, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("tasks.storage.s3.TRIES", 3)
+        with answering((503, SLOW_DOWN), (200, b"")) as endpoint:
+            configure(settings, s3_endpoint=endpoint)
+            assert run(task).status == Status.SUCCEEDED
 
     def test_one_that_is_slow_does_not_hold_up_who_cancels(
         self, task: ExportTask, objects: Objects, in_bucket: str, settings: LazySettings
@@ -270,7 +290,7 @@ class TestFailures:
             ended = runner.run(execution, cancel)
         assert (ended.status, ended.reason) == (Status.CANCELLED, "cancelled")
         assert uploaded
-        assert not objects.keys(in_bucket)
+        assert eventually(lambda: everything(objects, in_bucket) == [])
 
     def test_a_cancelled_upload_leaves_nothing_in_the_bucket(
         self, task: ExportTask, objects: Objects, in_bucket: str, monkeypatch: pytest.MonkeyPatch
@@ -319,7 +339,7 @@ class TestFailures:
             configure(settings, s3_endpoint=f"http://127.0.0.1:{proxy.port}")
             ended = runner.run(execution, take_over)
         assert (ended.status, ended.attempt) == (Status.RUNNING, 2)
-        assert not objects.keys(in_bucket)
+        assert eventually(lambda: everything(objects, in_bucket) == [])
 
     def test_a_run_that_lost_its_place_at_the_very_end_removes_its_keys_and_no_others(
         self, task: ExportTask, objects: Objects, in_bucket: str, monkeypatch: pytest.MonkeyPatch
@@ -526,7 +546,7 @@ def test_the_secret_is_in_no_error_and_no_log(
     task: ExportTask, objects: Objects, in_bucket: str, settings: LazySettings, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    with answering(403, DENIED) as endpoint:
+    with answering((403, DENIED)) as endpoint:
         configure(settings, s3_endpoint=endpoint)
         execution = run(task)
     assert execution.reason == "storage_unavailable"
