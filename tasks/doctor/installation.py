@@ -134,11 +134,9 @@ def directories() -> Iterator[Finding]:
 def _places() -> dict[str, Path]:
     """The directories that exports need, by their keys."""
     places = {"export.temp_dir": files.temp_root()}
-    return (
-        places | {"export.output_dir": files.output_root()}
-        if settings.CONFIG.export.storage == storage.LOCAL
-        else places
-    )
+    if settings.CONFIG.export.storage == storage.LOCAL:
+        places["export.output_dir"] = files.output_root()
+    return places
 
 
 def _directory(key: str, directory: Path) -> Iterator[Finding]:

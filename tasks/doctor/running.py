@@ -13,6 +13,7 @@ from tasks import daemon, reasons, rights, status, watchdog
 from tasks.doctor.base import Finding, check, failed, ok, warning
 from tasks.models import Execution, ExportTask, Pause, SchedulerProcess
 from tasks.states import Status
+from tasks.storage import LOCAL
 from tasks.storage.base import StorageError
 
 # Where systemd finds units, and what a container has in its root.
@@ -102,13 +103,15 @@ def kept_files() -> Iterator[Finding]:
         yield failed(str(exc), str(reasons.remedy("storage_unavailable")))
         return
     if missing:
+        mounted = _(
+            "Is the disk of export.output_dir mounted, and the directory the same as before? Otherwise run them again."
+        )
+        ruled = _("See whether a rule of the bucket removes files: it must not. Run again what is needed.")
         yield failed(
             _("{count} of the newest {all} files are gone, the first is that of execution {number}: {path}").format(
                 count=len(missing), all=len(kept), number=missing[0][0], path=missing[0][1]
             ),
-            _(
-                "Is the disk of export.output_dir mounted, and the directory the same as before? Otherwise run them again."
-            ),
+            mounted if missing[0][1].kind == LOCAL else ruled,
         )
     else:
         yield ok(_("The newest {count} files are where they belong").format(count=len(kept)))

@@ -540,6 +540,7 @@ class TestChecks:
         objects.client.delete_object(Bucket=in_bucket, Key=f"reports/{execution.files[0]['path']}")
         (found,) = self.look("kept_files")
         assert (found.level, f"s3://{in_bucket}/reports/" in found.sentence) == ("failed", True)
+        assert "rule of the bucket" in found.remedy
 
 
 def test_the_secret_is_in_no_error_and_no_log(
