@@ -9,7 +9,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -56,7 +56,12 @@ for host, path in {pages!r}:
 
 
 def look(
-    instance: Instance, *paths: str, host: str = "localhost", signed_in: bool = True, cookie: str = "", **env: str
+    instance: Instance,
+    *paths: str,
+    host: str = "localhost",
+    signed_in: bool = True,
+    cookie: str = "",
+    env: Mapping[str, str] | None = None,
 ) -> list[list[str]]:
     """The pages at `paths` (or at host and path, with a blank between), each as its status and its texts."""
     pages = [tuple(path.split()) if " " in path else (host, path) for path in paths]
@@ -225,9 +230,11 @@ def test_a_page_that_can_not_be_reached(copy: Path) -> None:
 @produces(SYSTEM, "浏览器显示 400")
 def test_a_host_that_is_not_that_of_the_public_address(instance: Instance) -> None:
     wrong, right = "192.0.2.7 /admin/login/", "reports.example.com /admin/login/"
-    before = look(instance, wrong, right, signed_in=False, EXPORTER_WEB__PUBLIC_URL="http://reports.example.com")
+    before = look(
+        instance, wrong, right, signed_in=False, env={"EXPORTER_WEB__PUBLIC_URL": "http://reports.example.com"}
+    )
     assert [page[0] for page in before] == ["400", "200"]
-    [after] = look(instance, wrong, signed_in=False, EXPORTER_WEB__PUBLIC_URL="http://192.0.2.7:5001")
+    [after] = look(instance, wrong, signed_in=False, env={"EXPORTER_WEB__PUBLIC_URL": "http://192.0.2.7:5001"})
     assert after[0] == "200"
 
 
@@ -245,7 +252,7 @@ def test_health_says_which_part_is_not_well_and_the_doctor_what_to_do(instance: 
     instance.environment["EXPORTER_EXPORT__MIN_FREE_DISK"] = "1"
 
     def is_not_well(word: str, check: str, **fault: str) -> str:
-        health, page = look(instance, "/healthz", "/admin/", cookie="of-a-session", **fault)
+        health, page = look(instance, "/healthz", "/admin/", cookie="of-a-session", env=fault)
         assert (health[0], word in json.loads(health[1])["status"]) == ("503", True)
         told = instance.manage("system", "doctor", check, check=False, env=fault)
         assert told.returncode == 1

@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from tasks.models import DownloadLink, Execution, ExportTask, SchedulerProcess
 from tasks.states import Status
-from tests.factories import make_scheduler, make_server_source
+from tests.factories import make_scheduler, make_server_source, paths_of
 from tests.notifications.runs import A, B, deliver
 from tests.servers import free_port
 from tests.servers.mail import read
@@ -175,7 +175,7 @@ def test_a_missed_run_is_made_up_for_by_hand_or_with_its_neighbours(room: Room) 
     run = room.run_for(task, moment)
     assert (run.status, run.planned_at) == (Status.SUCCEEDED, moment)
     day = timezone.localtime(moment).date()
-    assert str(day) in run.paths()[0].read_text("utf-8-sig")
+    assert str(day) in paths_of(run)[0].read_text("utf-8-sig")
 
     backfill = reverse("admin:tasks_exporttask_backfill", args=[task.pk])
     first, last = day - timedelta(days=3), day - timedelta(days=1)
@@ -275,14 +275,14 @@ def test_a_file_that_was_removed_is_made_anew_for_the_same_time(room: Room) -> N
     )
     call_command("system", "cleanup", "--days", "5")
     run.refresh_from_db()
-    assert run.paths() == []
+    assert paths_of(run) == []
     said = room.read_run(run)
     assert any(text.startswith("已过保留期") for text in said)
     sees_labels(ROWS[REPORTS, "成功，但文件已被删除"], said)
     again = room.run_again(run)
     assert again.planned_at == run.planned_at
     day = timezone.localtime(run.planned_at).date()
-    assert str(day) in again.paths()[0].read_text("utf-8-sig")
+    assert str(day) in paths_of(again)[0].read_text("utf-8-sig")
 
 
 @produces(REPORTS, "通知里没有下载链接")

@@ -18,7 +18,7 @@ from tasks import files
 from tasks.models import Execution, ExportTask
 from tasks.states import Status
 from tasks.writers.csv import CsvWriter
-from tests.factories import make_server_source, make_user
+from tests.factories import make_server_source, make_user, paths_of
 from tests.servers import free_port
 from tests.servers.proxy import Proxy
 from tests.symptoms.room import Room, page_of, while_it_runs
@@ -60,7 +60,7 @@ def test_a_reason_leads_to_its_cure(code: str, tell: Story, room: Room) -> None:
     again = room.run_again(run)
     assert (again.status, again.reason, again.error) == (Status.SUCCEEDED, "", "")
     assert again.planned_at == run.planned_at
-    assert again.paths()
+    assert paths_of(again)
     next(told, None)
 
 
@@ -306,7 +306,7 @@ def a_small_disk_that_is_cleaned_up(room: Room) -> Iterator[ExportTask | None]:
     room.configure("export", min_free_disk=100_000)
     yield room.export()
     call_command("system", "cleanup", "--days", "7", stdout=StringIO())
-    assert not Path(big.paths()[0]).exists()
+    assert not Path(paths_of(big)[0]).exists()
 
 
 @story("disk_full")
@@ -424,8 +424,7 @@ def a_schedule_that_nobody_can_read(room: Room) -> Iterator[ExportTask | Executi
     room.work()
     run = Execution.objects.get()
     yield run
-    task.refresh_from_db()
-    assert task.next_run_at is None
+    assert ExportTask.objects.get().next_run_at is None
     room.change(task, cron="* * * * *")
     assert task.next_run_at is not None
     with time_machine.travel(task.next_run_at + timedelta(seconds=1)):

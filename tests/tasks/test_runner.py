@@ -288,7 +288,7 @@ def test_a_whole_file_waits_for_a_database_that_is_away(
     runner.run(execution)
     execution.refresh_from_db()
     assert execution.status == (Status.SUCCEEDED if tries == 2 else Status.RUNNING)
-    assert leftovers() == execution.paths()
+    assert leftovers() == paths_of(execution)
 
 
 def test_a_run_that_lost_its_place_at_the_very_end_withdraws_its_file(
