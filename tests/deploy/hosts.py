@@ -123,7 +123,7 @@ def _set_network(descriptor: int) -> None:
     """Move this thread into the network namespace that `descriptor` stands for."""
     libc = ctypes.CDLL(None, use_errno=True)  # os.setns() came with Python 3.12
     if libc.setns(descriptor, _CLONE_NEWNET):
-        raise OSError(ctypes.get_errno(), "setns")
+        raise NoNamespaces(f"setns: {os.strerror(ctypes.get_errno())}")
 
 
 class Host:
