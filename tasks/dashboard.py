@@ -22,7 +22,6 @@ from notifications.models import Channel
 from tasks import files, schedule, status
 from tasks.dashboard_parts import (
     BAD,
-    ENDED,
     OTHER,
     Day,
     Disk,
@@ -38,7 +37,7 @@ from tasks.dashboard_parts import (
     runs_url,
 )
 from tasks.models import Execution, ExportTask, Pause, SchedulerProcess
-from tasks.states import UNFINISHED, Status
+from tasks.states import ENDED, UNFINISHED, Status
 
 TREND_DAYS = 14
 LATELY_DAYS = 7  # of failing and slowest tasks

@@ -11,9 +11,8 @@ from django.utils import timezone
 from django.utils.functional import Promise
 
 from tasks.models import Execution, Pause, SchedulerProcess
-from tasks.states import UNFINISHED, Status
+from tasks.states import ENDED, Status
 
-ENDED = tuple(state for state in Status if state not in UNFINISHED)
 BAD = (Status.FAILED, Status.TIMED_OUT)
 OTHER = (Status.CANCELLED, Status.MISSED, Status.SKIPPED)
 

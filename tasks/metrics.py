@@ -46,12 +46,11 @@ from notifications.states import OPEN, DeliveryStatus
 from tasks import files, storage
 from tasks.models import SILENT_AFTER, Execution, ExportTask, Pause, SchedulerProcess
 from tasks.reasons import REASONS
-from tasks.states import UNFINISHED, Status, Trigger
+from tasks.states import ENDED, UNFINISHED, Status, Trigger
 
 PREFIX = "data_export_"
 DURATIONS = (1, 5, 15, 60, 300, 900, 1800, 3600, 7200, 14400)  # seconds
 LAGS = (0.5, 1, 2, 5, 10, 30, 60, 300, 1800)  # seconds; two are promised
-ENDED = tuple(status for status in Status if status not in UNFINISHED)
 CLOSED = tuple(status for status in DeliveryStatus if status not in OPEN)
 RECENT = timedelta(days=1)
 SETTLED_AFTER = timedelta(hours=1)  # clocks of two hosts are not so far apart

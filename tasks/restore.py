@@ -171,7 +171,7 @@ def check_target(*, replace: bool) -> None:
                 ).format(execution=run, id=run.pk)
             )
     if not replace and (found := _contents()):
-        last = Execution.objects.order_by("-queued_at").values_list("queued_at", flat=True).first()
+        last = Execution.objects.order_by("-pk").values_list("queued_at", flat=True).first()
         raise NotEmpty(
             _(
                 "This installation is not empty, and all of it would be replaced by the backup: {contents}; the last run is of {time}. Back it up first (manage.py system backup), then restore with --yes."

@@ -533,7 +533,7 @@ def _taken_over(execution: Execution) -> Execution:
 
 def _given_up(execution: Execution) -> Execution:
     logger.warning(
-        "execution %s could not reach the system database for %d seconds; it may be another worker's by now, and this one leaves nothing behind",
+        "execution %s has stored no sign of life for %d seconds; it may be another worker's by now, and this one leaves nothing behind",
         execution.pk,
         SELF_FENCE,
     )

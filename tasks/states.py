@@ -53,6 +53,7 @@ class Status(models.TextChoices):
 
 
 UNFINISHED = (Status.QUEUED, Status.RUNNING)
+ENDED = tuple(status for status in Status if status not in UNFINISHED)
 MOST_RETRY_DELAY = 3600.0  # seconds
 MOST_ATTEMPTS = 100  # however often the system is stopped under a run
 

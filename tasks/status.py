@@ -16,7 +16,7 @@ from exporter_site.worker import local_pid
 from notifications.models import Delivery
 from tasks import files
 from tasks.models import Execution, ExportTask, Pause, SchedulerProcess
-from tasks.states import UNFINISHED, Status
+from tasks.states import ENDED, UNFINISHED, Status
 
 ENDED_BADLY = (Status.FAILED, Status.TIMED_OUT)
 
@@ -29,7 +29,7 @@ class NextRun:
 
 @dataclass(frozen=True, slots=True)
 class SystemStatus:
-    """`today` counts the runs that were queued since midnight, by state. `disk_free` is in bytes."""
+    """`today` counts the runs that ended since midnight, by state. `disk_free` is in bytes."""
 
     schedulers: list[SchedulerProcess]
     pause: Pause | None
@@ -96,8 +96,8 @@ class SystemStatus:
 
 def system() -> SystemStatus:
     midnight = timezone.localtime().replace(hour=0, minute=0, second=0, microsecond=0)
-    today = _by_status(Execution.objects.filter(queued_at__gte=midnight))
     unfinished = _by_status(Execution.objects.unfinished())
+    today = _by_status(Execution.objects.filter(status__in=ENDED, finished_at__gte=midnight))
     first = ExportTask.objects.filter(enabled=True, next_run_at__isnull=False).order_by("next_run_at").first()
     return SystemStatus(
         schedulers=list(SchedulerProcess.objects.alive()),

@@ -21,9 +21,9 @@ from playwright.sync_api import Browser, Locator, Page
 from datasources.models import DataSource
 from notifications.models import Channel
 from tasks import dashboard
-from tasks.dashboard_parts import ENDED, OTHER
+from tasks.dashboard_parts import OTHER
 from tasks.models import Execution, ExportTask, Pause, SchedulerProcess
-from tasks.states import Status, Trigger
+from tasks.states import ENDED, Status, Trigger
 from tests.factories import make_admin, make_execution, make_scheduler, make_source, make_task, make_user
 from tests.instance import Instance
 from tests.site.test_browser import PASSWORD, chromium, site  # noqa: F401  # fixtures

@@ -318,7 +318,7 @@ class TestStatus:
             "from tests.factories import *; from tasks.states import *; from django.utils import timezone\n"
             "task = make_task(name='每日订单', cron='0 9 * * *', sql='SELECT 1 AS one')\n"
             "make_task(enabled=False, data_source=task.data_source)\n"
-            "for status in ('succeeded', 'failed', 'failed'): make_execution(task, status=status)\n"
+            "for status in ('succeeded', 'failed', 'failed'): make_execution(task, status=status, finished_at=timezone.now())\n"
         )
         instance.python(code)
         pid = started(instance)

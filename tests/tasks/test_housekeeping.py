@@ -537,9 +537,8 @@ class TestStatusCommand:
         ExportTask.objects.filter(pk=disabled.pk).update(next_run_at=timezone.now())
         make_source(is_active=False)
         for status in (*Status, Status.RUNNING, Status.QUEUED, Status.QUEUED, Status.SUCCEEDED):
-            make_execution(task, status=status)
-        yesterday = make_execution(task, status=Status.SUCCEEDED)
-        Execution.objects.filter(pk=yesterday.pk).update(queued_at=timezone.now() - timedelta(days=1))
+            make_execution(task, status=status, finished_at=timezone.now())
+        make_execution(task, status=Status.SUCCEEDED, finished_at=timezone.now() - timedelta(days=1))
         make_scheduler(3).care()
         out = manage("system", "status")
         (process,) = SchedulerProcess.objects.all()
