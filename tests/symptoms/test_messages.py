@@ -2,7 +2,8 @@
 what these advise helps. The servers' own logs are the judge."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
+from contextlib import closing
 from io import StringIO
 
 import pytest
@@ -23,7 +24,8 @@ from tests.tasks.test_scheduler import dead_worker
 
 # Yields the channel to which messages will not come, or a message that was given up; and once more when the cure has been
 # applied: nothing, or another channel, when the cure is for the messages of later runs.
-Story = Callable[[Room], Iterator[Channel | Delivery | None]]
+Tale = Generator[Channel | Delivery | None, None, None]
+Story = Callable[[Room], Tale]
 STORIES: list[tuple[str, Story]] = []
 SECRET = "SEC" + "0123456789abcdef" * 4
 OWN_WORDS = {"rejected": "wrong signature", "content_refused": "looks like spam", "message_too_large": "exceeds"}
@@ -40,26 +42,26 @@ def story(code: str) -> Callable[[Story], Story]:
 @pytest.mark.parametrize(("code", "tell"), STORIES, ids=lambda value: getattr(value, "__name__", value))
 def test_a_reason_leads_to_its_cure(code: str, tell: Story, room: Room) -> None:
     row = ROWS[MESSAGES, code]
-    told = tell(room)
-    found = next(told)
-    message = message_to(room, found) if isinstance(found, Channel) else found
-    assert message is not None
-    assert (message.status, message.reason) == (DeliveryStatus.DEAD, code), message.error
-    said = room.read_run(message.execution)
-    assert row.words in said
-    assert any(text.startswith("未送达") for text in said)
-    page = room.html(f"/admin/notifications/delivery/{message.pk}/change/")
-    assert OWN_WORDS.get(code, "") in page
-    assert ("见下" in row.cure) == (code in OWN_WORDS)
-    later = next(told, None)
-    if isinstance(later, Channel):
-        message = message_to(room, later)
-    else:
-        room.send_again(message.execution)
-    message.refresh_from_db()
-    assert (message.status, message.reason, message.error) == (DeliveryStatus.SENT, "", "")
-    assert "已送达" in " ".join(room.read("/admin/tasks/execution/"))
-    next(told, None)
+    with closing(tell(room)) as told:
+        found = next(told)
+        message = message_to(room, found) if isinstance(found, Channel) else found
+        assert message is not None
+        assert (message.status, message.reason) == (DeliveryStatus.DEAD, code), message.error
+        said = room.read_run(message.execution)
+        assert row.words in said
+        assert any(text.startswith("未送达") for text in said)
+        page = room.html(f"/admin/notifications/delivery/{message.pk}/change/")
+        assert OWN_WORDS.get(code, "") in page
+        assert ("见下" in row.cure) == (code in OWN_WORDS)
+        later = next(told, None)
+        if isinstance(later, Channel):
+            message = message_to(room, later)
+        else:
+            room.send_again(message.execution)
+        message.refresh_from_db()
+        assert (message.status, message.reason, message.error) == (DeliveryStatus.SENT, "", "")
+        assert "已送达" in " ".join(room.read("/admin/tasks/execution/"))
+        next(told, None)
 
 
 def message_to(room: Room, channel: Channel, *, template: str = "") -> Delivery:
@@ -79,7 +81,7 @@ def owed(room: Room, channel: Channel) -> Delivery:
 
 
 @story("unreachable")
-def a_wrong_address(room: Room) -> Iterator[Channel | None]:
+def a_wrong_address(room: Room) -> Tale:
     with room.robots() as server:
         right, wrong = server.place, f"127.0.0.1:{free_port()}"
         room.configure("notifications", private_hosts=[right, wrong])
@@ -92,7 +94,7 @@ def a_wrong_address(room: Room) -> Iterator[Channel | None]:
 
 
 @story("timed_out")
-def a_robot_that_says_nothing(room: Room) -> Iterator[Channel | None]:
+def a_robot_that_says_nothing(room: Room) -> Tale:
     room.patch.setattr(http, "READ_TIMEOUT", 0.2)
     with room.robots() as server:
         server.script(silent(60), silent(60))
@@ -103,7 +105,7 @@ def a_robot_that_says_nothing(room: Room) -> Iterator[Channel | None]:
 
 
 @story("answer_lost")
-def a_line_that_breaks_before_the_answer(room: Room) -> Iterator[Channel | None]:
+def a_line_that_breaks_before_the_answer(room: Room) -> Tale:
     with room.robots() as server:
         server.script(cut(accepting=True), cut())
         yield room.channel("dingtalk", webhook_url=server.add("dingtalk").url)
@@ -113,7 +115,7 @@ def a_line_that_breaks_before_the_answer(room: Room) -> Iterator[Channel | None]
 
 
 @story("server_error")
-def a_robot_with_a_fault(room: Room) -> Iterator[Channel | None]:
+def a_robot_with_a_fault(room: Room) -> Tale:
     with room.robots() as server:
         server.script(*[answers(500)] * 8)
         yield room.channel("dingtalk", webhook_url=server.add("dingtalk").url)
@@ -123,7 +125,7 @@ def a_robot_with_a_fault(room: Room) -> Iterator[Channel | None]:
 
 
 @story("unreadable_answer")
-def a_page_where_a_robot_was_expected(room: Room) -> Iterator[Channel | None]:
+def a_page_where_a_robot_was_expected(room: Room) -> Tale:
     with room.robots() as server:
         server.script(answers(200, "<html>login</html>"), answers(200, "<html>login</html>"))
         channel = room.channel("dingtalk", webhook_url=f"http://{server.place}/robot/send?access_token=of-a-page")
@@ -134,7 +136,7 @@ def a_page_where_a_robot_was_expected(room: Room) -> Iterator[Channel | None]:
 
 
 @story("rejected")
-def a_webhook_with_another_secret(room: Room) -> Iterator[Channel | None]:
+def a_webhook_with_another_secret(room: Room) -> Tale:
     with room.robots() as server:
         url = server.add("webhook", secret=SECRET).url
         channel = room.channel("webhook", url=url, secret="another one")
@@ -145,7 +147,7 @@ def a_webhook_with_another_secret(room: Room) -> Iterator[Channel | None]:
 
 
 @story("tls_failed")
-def an_authority_that_nobody_knows(room: Room) -> Iterator[Channel | None]:
+def an_authority_that_nobody_knows(room: Room) -> Tale:
     with room.mail_server(tls="starttls", account=LOGIN) as server:
         yield room.channel("email", recipients=[A])
         trust(room)
@@ -154,7 +156,7 @@ def an_authority_that_nobody_knows(room: Room) -> Iterator[Channel | None]:
 
 
 @story("tls_failed")
-def a_certificate_for_another_name(room: Room) -> Iterator[Channel | None]:
+def a_certificate_for_another_name(room: Room) -> Tale:
     trust(room)
     with room.mail_server(tls="starttls", account=LOGIN, identity="localhost") as server:
         yield room.channel("email", recipients=[A])
@@ -171,7 +173,7 @@ def trust(room: Room) -> None:
 
 
 @story("address_refused")
-def a_robot_in_the_own_network(room: Room) -> Iterator[Channel | None]:
+def a_robot_in_the_own_network(room: Room) -> Tale:
     with room.robots() as server:
         room.configure("notifications", private_hosts=[])
         yield room.channel("dingtalk", webhook_url=server.add("dingtalk").url)
@@ -182,7 +184,7 @@ def a_robot_in_the_own_network(room: Room) -> Iterator[Channel | None]:
 
 
 @story("redirected")
-def an_address_that_has_moved(room: Room) -> Iterator[Channel | None]:
+def an_address_that_has_moved(room: Room) -> Tale:
     with room.robots() as server:
         moved, new = f"http://{server.place}/webhook/old", server.add("webhook").url
         server.script(answers(302, Location=new))
@@ -197,7 +199,7 @@ def an_address_that_has_moved(room: Room) -> Iterator[Channel | None]:
 
 
 @story("not_configured")
-def a_channel_without_an_address(room: Room) -> Iterator[Channel | None]:
+def a_channel_without_an_address(room: Room) -> Tale:
     with room.robots() as server:
         channel = room.channel("dingtalk")
         yield channel
@@ -207,7 +209,7 @@ def a_channel_without_an_address(room: Room) -> Iterator[Channel | None]:
 
 
 @story("not_configured")
-def a_configuration_without_a_mail_server(room: Room) -> Iterator[Channel | None]:
+def a_configuration_without_a_mail_server(room: Room) -> Tale:
     yield room.channel("email", recipients=[A])
     with room.mail_server() as server:
         yield None
@@ -215,7 +217,7 @@ def a_configuration_without_a_mail_server(room: Room) -> Iterator[Channel | None
 
 
 @story("secret_unreadable")
-def a_key_that_comes_back(room: Room) -> Iterator[Channel | None]:
+def a_key_that_comes_back(room: Room) -> Tale:
     with room.robots() as server:
         channel, keys = room.channel("dingtalk", webhook_url=server.add("dingtalk").url), room.settings.FERNET_KEYS
         room.settings.FERNET_KEYS = ["another key"]
@@ -226,7 +228,7 @@ def a_key_that_comes_back(room: Room) -> Iterator[Channel | None]:
 
 
 @story("secret_unreadable")
-def a_lost_key(room: Room) -> Iterator[Channel | None]:
+def a_lost_key(room: Room) -> Tale:
     with room.robots() as server:
         url = server.add("dingtalk").url
         channel = room.channel("dingtalk", webhook_url=url)
@@ -238,7 +240,7 @@ def a_lost_key(room: Room) -> Iterator[Channel | None]:
 
 
 @story("channel_deleted")
-def a_channel_that_is_gone(room: Room) -> Iterator[Channel | Delivery]:
+def a_channel_that_is_gone(room: Room) -> Tale:
     with room.robots() as server:
         channel = room.channel("dingtalk", webhook_url=server.add("dingtalk").url)
         message = owed(room, channel)
@@ -251,7 +253,7 @@ def a_channel_that_is_gone(room: Room) -> Iterator[Channel | Delivery]:
 
 
 @story("channel_inactive")
-def a_channel_that_is_switched_off(room: Room) -> Iterator[Delivery | None]:
+def a_channel_that_is_switched_off(room: Room) -> Tale:
     with room.robots() as server:
         channel = room.channel("dingtalk", webhook_url=server.add("dingtalk").url)
         message = owed(room, channel)
@@ -265,7 +267,7 @@ def a_channel_that_is_switched_off(room: Room) -> Iterator[Delivery | None]:
 
 
 @story("worker_lost")
-def senders_that_die(room: Room) -> Iterator[Delivery | None]:
+def senders_that_die(room: Room) -> Tale:
     with room.robots() as server:
         message = owed(room, room.channel("dingtalk", webhook_url=server.add("dingtalk").url))
         gone = dead_worker()
@@ -280,7 +282,7 @@ def senders_that_die(room: Room) -> Iterator[Delivery | None]:
 
 
 @story("internal_error")
-def a_fault_of_ours(room: Room) -> Iterator[Channel | None]:
+def a_fault_of_ours(room: Room) -> Tale:
     with room.robots() as server:
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr("notifications.transports.dingtalk.DingTalk.content", lambda *args: 1 / 0)
@@ -290,10 +292,9 @@ def a_fault_of_ours(room: Room) -> Iterator[Channel | None]:
 
 
 def test_the_log_has_the_details_of_a_fault_of_ours(room: Room, caplog: pytest.LogCaptureFixture) -> None:
-    told = a_fault_of_ours(room)
-    channel = next(told)
-    assert isinstance(channel, Channel)
-    with caplog.at_level(logging.ERROR):
+    with closing(a_fault_of_ours(room)) as told, caplog.at_level(logging.ERROR):
+        channel = next(told)
+        assert isinstance(channel, Channel)
         message_to(room, channel)
     assert "Traceback" in caplog.text
     assert "ZeroDivisionError" in caplog.text
@@ -326,7 +327,7 @@ def test_a_robot_that_has_had_too_much_gets_one_digest_later(room: Room) -> None
 
 
 @story("bad_token")
-def a_wrong_token(room: Room) -> Iterator[Channel | None]:
+def a_wrong_token(room: Room) -> Tale:
     with room.robots() as server:
         url = server.add("dingtalk").url
         channel = room.channel("dingtalk", webhook_url=url[:-1])
@@ -337,7 +338,7 @@ def a_wrong_token(room: Room) -> Iterator[Channel | None]:
 
 
 @story("robot_disabled")
-def a_robot_that_is_switched_off(room: Room) -> Iterator[Channel | None]:
+def a_robot_that_is_switched_off(room: Room) -> Tale:
     with room.robots() as server:
         robot = server.add("dingtalk", enabled=False)
         yield room.channel("dingtalk", webhook_url=robot.url)
@@ -347,7 +348,7 @@ def a_robot_that_is_switched_off(room: Room) -> Iterator[Channel | None]:
 
 
 @story("keyword_missing")
-def a_keyword_that_is_not_known_here(room: Room) -> Iterator[Channel | None]:
+def a_keyword_that_is_not_known_here(room: Room) -> Tale:
     with room.robots() as server:
         channel = room.channel("dingtalk", webhook_url=server.add("dingtalk", keyword="日报").url)
         yield channel
@@ -357,17 +358,17 @@ def a_keyword_that_is_not_known_here(room: Room) -> Iterator[Channel | None]:
 
 
 @story("bad_signature")
-def another_signing_secret(room: Room) -> Iterator[Channel | None]:
+def another_signing_secret(room: Room) -> Tale:
     yield from secret_of_a_robot(room, "SEC-another")
 
 
 @story("bad_signature")
-def no_signing_secret(room: Room) -> Iterator[Channel | None]:
+def no_signing_secret(room: Room) -> Tale:
     """DingTalk itself speaks of the time then."""
     yield from secret_of_a_robot(room, "")
 
 
-def secret_of_a_robot(room: Room, wrong: str) -> Iterator[Channel | None]:
+def secret_of_a_robot(room: Room, wrong: str) -> Tale:
     with room.robots() as server:
         channel = room.channel("dingtalk", webhook_url=server.add("dingtalk", secret=SECRET).url, secret=wrong)
         yield channel
@@ -377,7 +378,7 @@ def secret_of_a_robot(room: Room, wrong: str) -> Iterator[Channel | None]:
 
 
 @story("clock_skew")
-def a_clock_that_is_off(room: Room) -> Iterator[Channel | None]:
+def a_clock_that_is_off(room: Room) -> Tale:
     with room.robots() as server:
         server.ahead = 7200
         yield room.channel("dingtalk", webhook_url=server.add("dingtalk", secret=SECRET).url, secret=SECRET)
@@ -387,7 +388,7 @@ def a_clock_that_is_off(room: Room) -> Iterator[Channel | None]:
 
 
 @story("ip_not_allowed")
-def a_list_without_this_machine(room: Room) -> Iterator[Channel | None]:
+def a_list_without_this_machine(room: Room) -> Tale:
     with room.robots() as server:
         robot = server.add("dingtalk", hosts_allowed=frozenset())
         yield room.channel("dingtalk", webhook_url=robot.url)
@@ -397,7 +398,7 @@ def a_list_without_this_machine(room: Room) -> Iterator[Channel | None]:
 
 
 @story("too_long")
-def a_long_template(room: Room) -> Iterator[Channel | Delivery]:
+def a_long_template(room: Room) -> Tale:
     """For a robot that takes less than its vendor says."""
 
     def short_of_breath(exchange: Exchange) -> None:
@@ -417,7 +418,7 @@ def a_long_template(room: Room) -> Iterator[Channel | Delivery]:
 
 
 @story("auth_failed")
-def a_wrong_mail_password(room: Room) -> Iterator[Channel | None]:
+def a_wrong_mail_password(room: Room) -> Tale:
     trust(room)
     wrong = {"password": SecretStr("not-its-password")}
     with room.mail_server(tls="starttls", account=LOGIN, settings=wrong) as server:
@@ -428,7 +429,7 @@ def a_wrong_mail_password(room: Room) -> Iterator[Channel | None]:
 
 
 @story("tls_missing")
-def a_mail_server_without_tls(room: Room) -> Iterator[Channel | None]:
+def a_mail_server_without_tls(room: Room) -> Tale:
     trust(room)
     with room.mail_server(account=LOGIN, offers_login_in_clear=True) as plain:
         yield room.channel("email", recipients=[A])
@@ -439,7 +440,7 @@ def a_mail_server_without_tls(room: Room) -> Iterator[Channel | None]:
 
 
 @story("sender_refused")
-def a_user_name_that_can_be_no_sender(room: Room) -> Iterator[Channel | None]:
+def a_user_name_that_can_be_no_sender(room: Room) -> Tale:
     with room.mail_server(settings={"username": "报表@example.com"}) as server:
         yield room.channel("email", recipients=[A])
         room.configure("email", username=LOGIN.username)
@@ -448,7 +449,7 @@ def a_user_name_that_can_be_no_sender(room: Room) -> Iterator[Channel | None]:
 
 
 @story("recipient_refused")
-def an_address_that_nobody_has(room: Room) -> Iterator[Channel | None]:
+def an_address_that_nobody_has(room: Room) -> Tale:
     with room.mail_server() as server:
         server.say(B, "550 5.1.1 no such user")
         channel = room.channel("email", recipients=[B])
@@ -459,7 +460,7 @@ def an_address_that_nobody_has(room: Room) -> Iterator[Channel | None]:
 
 
 @story("mailbox_busy")
-def a_mailbox_that_takes_nothing_now(room: Room) -> Iterator[Channel | None]:
+def a_mailbox_that_takes_nothing_now(room: Room) -> Tale:
     with room.mail_server() as server:
         server.say(A, *["451 4.2.0 try later"] * 3)
         yield room.channel("email", recipients=[A])
@@ -469,7 +470,7 @@ def a_mailbox_that_takes_nothing_now(room: Room) -> Iterator[Channel | None]:
 
 
 @story("message_too_large")
-def a_server_with_a_small_limit(room: Room) -> Iterator[Channel | None]:
+def a_server_with_a_small_limit(room: Room) -> Tale:
     with room.mail_server(size_limit=100) as server:
         yield room.channel("email", recipients=[A])
         assert server.log.commands.count("MAIL") == 2, "with the file, and without"
@@ -479,7 +480,7 @@ def a_server_with_a_small_limit(room: Room) -> Iterator[Channel | None]:
 
 
 @story("content_refused")
-def a_filter_against_spam(room: Room) -> Iterator[Channel | None]:
+def a_filter_against_spam(room: Room) -> Tale:
     with room.mail_server() as server:
         server.say("BODY", "554 5.7.1 looks like spam")
         yield room.channel("email", recipients=[A])

@@ -1,8 +1,8 @@
 """Every reason of an execution, produced: its page says it in the words of the document, and what these advise helps."""
 
 import resource
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from datetime import timedelta
 from io import StringIO
 from pathlib import Path
@@ -25,7 +25,8 @@ from tests.symptoms.room import Room, page_of, while_it_runs
 from tests.symptoms.table import ROWS, RUNS, produces
 
 # Yields what goes wrong (a task that is then run, or a run that has ended), and once more when the cure has been applied.
-Story = Callable[[Room], Iterator[ExportTask | Execution | None]]
+Tale = Generator[ExportTask | Execution | None, None, None]
+Story = Callable[[Room], Tale]
 STORIES: list[tuple[str, Story]] = []
 STATUSES = {
     "query_timeout": Status.TIMED_OUT,
@@ -49,19 +50,19 @@ def story(code: str) -> Callable[[Story], Story]:
 @pytest.mark.parametrize(("code", "tell"), STORIES, ids=lambda value: getattr(value, "__name__", value))
 def test_a_reason_leads_to_its_cure(code: str, tell: Story, room: Room) -> None:
     row = ROWS[RUNS, code]
-    told = tell(room)
-    found = next(told)
-    run = room.run(found) if isinstance(found, ExportTask) else found
-    assert run is not None
-    assert (run.status, run.reason) == (STATUSES.get(code, Status.FAILED), code), run.error
-    assert room.verdict(run) == [row.meaning, row.cure]
-    assert row.meaning in logs_of(run.task)
-    next(told, None)
-    again = room.run_again(run)
-    assert (again.status, again.reason, again.error) == (Status.SUCCEEDED, "", "")
-    assert again.planned_at == run.planned_at
-    assert paths_of(again)
-    next(told, None)
+    with closing(tell(room)) as told:
+        found = next(told)
+        run = room.run(found) if isinstance(found, ExportTask) else found
+        assert run is not None
+        assert (run.status, run.reason) == (STATUSES.get(code, Status.FAILED), code), run.error
+        assert room.verdict(run) == [row.meaning, row.cure]
+        assert row.meaning in logs_of(run.task)
+        next(told, None)
+        again = room.run_again(run)
+        assert (again.status, again.reason, again.error) == (Status.SUCCEEDED, "", "")
+        assert again.planned_at == run.planned_at
+        assert paths_of(again)
+        next(told, None)
 
 
 def logs_of(task: ExportTask | None) -> str:
@@ -75,7 +76,7 @@ def logs_of(task: ExportTask | None) -> str:
 
 
 @story("connection_failed")
-def a_wrong_port(room: Room) -> Iterator[ExportTask | None]:
+def a_wrong_port(room: Room) -> Tale:
     source = make_server_source(room.mariadb, "mysql", port=free_port())
     yield room.export(source)
     room.change(source, port=room.mariadb.port, password=room.mariadb.reader.password)
@@ -83,7 +84,7 @@ def a_wrong_port(room: Room) -> Iterator[ExportTask | None]:
 
 
 @story("connection_lost")
-def a_line_that_is_cut(room: Room) -> Iterator[ExportTask | None]:
+def a_line_that_is_cut(room: Room) -> Tale:
     server = room.postgresql
     with Proxy(server.host, server.port) as proxy:
         source = make_server_source(server, "postgresql", port=proxy.port)
@@ -94,7 +95,7 @@ def a_line_that_is_cut(room: Room) -> Iterator[ExportTask | None]:
 
 
 @story("auth_failed")
-def a_wrong_password(room: Room) -> Iterator[ExportTask | None]:
+def a_wrong_password(room: Room) -> Tale:
     source = make_server_source(room.mariadb, "mysql", password="not-its-password")
     yield room.export(source)
     room.change(source, password=room.mariadb.reader.password)
@@ -102,7 +103,7 @@ def a_wrong_password(room: Room) -> Iterator[ExportTask | None]:
 
 
 @story("unknown_database")
-def a_misspelled_database(room: Room) -> Iterator[ExportTask | None]:
+def a_misspelled_database(room: Room) -> Tale:
     source = make_server_source(room.postgresql, "postgresql", database="no_such_database")
     yield room.export(source)
     room.change(source, database=room.postgresql.new_database())
@@ -110,7 +111,7 @@ def a_misspelled_database(room: Room) -> Iterator[ExportTask | None]:
 
 
 @story("unknown_database")
-def a_database_that_the_account_may_not_use(room: Room) -> Iterator[ExportTask | None]:
+def a_database_that_the_account_may_not_use(room: Room) -> Tale:
     """MySQL tells such an account no more about one that does not exist."""
     source = make_server_source(room.mariadb, "mysql", database="no_such_database")
     yield room.export(source)
@@ -124,7 +125,7 @@ def a_database_that_the_account_may_not_use(room: Room) -> Iterator[ExportTask |
 
 
 @story("unknown_database")
-def a_database_that_the_role_may_not_use(room: Room) -> Iterator[ExportTask | None]:
+def a_database_that_the_role_may_not_use(room: Room) -> Tale:
     server, database = room.postgresql, room.postgresql.new_database()
     server.execute(f"REVOKE CONNECT ON DATABASE {database} FROM PUBLIC")
     source = make_server_source(server, "postgresql", database=database)
@@ -134,7 +135,7 @@ def a_database_that_the_role_may_not_use(room: Room) -> Iterator[ExportTask | No
 
 
 @story("tls_failed")
-def a_server_without_tls(room: Room) -> Iterator[ExportTask | None]:
+def a_server_without_tls(room: Room) -> Tale:
     source = make_server_source(room.mariadb, "mysql", ssl_mode="require")
     yield room.export(source)
     room.change(source, ssl_mode="prefer", password=room.mariadb.reader.password)
@@ -142,7 +143,7 @@ def a_server_without_tls(room: Room) -> Iterator[ExportTask | None]:
 
 
 @story("secret_unreadable")
-def a_lost_key(room: Room) -> Iterator[ExportTask | None]:
+def a_lost_key(room: Room) -> Tale:
     source = make_server_source(room.mariadb, "mysql")
     room.settings.FERNET_KEYS = ["another key"]
     yield room.export(source)
@@ -151,7 +152,7 @@ def a_lost_key(room: Room) -> Iterator[ExportTask | None]:
 
 
 @story("secret_unreadable")
-def a_key_that_comes_back(room: Room) -> Iterator[ExportTask | None]:
+def a_key_that_comes_back(room: Room) -> Tale:
     source, keys = make_server_source(room.mariadb, "mysql"), room.settings.FERNET_KEYS
     room.settings.FERNET_KEYS = ["another key"]
     yield room.export(source)
@@ -159,7 +160,7 @@ def a_key_that_comes_back(room: Room) -> Iterator[ExportTask | None]:
 
 
 @story("permission_denied")
-def a_table_of_others(room: Room) -> Iterator[ExportTask | None]:
+def a_table_of_others(room: Room) -> Tale:
     server = room.postgresql
     source = make_server_source(server, "postgresql")
     reader = server.reader.username
@@ -170,7 +171,7 @@ def a_table_of_others(room: Room) -> Iterator[ExportTask | None]:
 
 
 @story("source_inactive")
-def a_source_that_is_switched_off(room: Room) -> Iterator[ExportTask | None]:
+def a_source_that_is_switched_off(room: Room) -> Tale:
     source = room.shop()
     task = room.export(source)
     room.change(source, is_active=False)
@@ -179,7 +180,7 @@ def a_source_that_is_switched_off(room: Room) -> Iterator[ExportTask | None]:
 
 
 @story("source_inactive")
-def another_source_instead(room: Room) -> Iterator[ExportTask | None]:
+def another_source_instead(room: Room) -> Tale:
     source = room.shop()
     task = room.export(source)
     room.change(source, is_active=False)
@@ -188,7 +189,7 @@ def another_source_instead(room: Room) -> Iterator[ExportTask | None]:
 
 
 @story("owner_not_allowed")
-def an_owner_without_a_grant(room: Room) -> Iterator[ExportTask | None]:
+def an_owner_without_a_grant(room: Room) -> Tale:
     source = room.shop()
     owner = make_user(role="editor")
     yield room.export(source, owner=owner)
@@ -196,7 +197,7 @@ def an_owner_without_a_grant(room: Room) -> Iterator[ExportTask | None]:
 
 
 @story("owner_not_allowed")
-def another_owner(room: Room) -> Iterator[ExportTask | None]:
+def another_owner(room: Room) -> Tale:
     task = room.export(owner=make_user(role="editor"))
     yield task
     room.change(task, owner=room.user.username)
@@ -206,14 +207,14 @@ def another_owner(room: Room) -> Iterator[ExportTask | None]:
 
 
 @story("sql_refused")
-def sql_that_writes(room: Room) -> Iterator[ExportTask | None]:
+def sql_that_writes(room: Room) -> Tale:
     task = room.export(sql="DELETE FROM orders", validate=False)
     yield task
     room.change(task, sql="SELECT * FROM orders")
 
 
 @story("sql_refused")
-def a_name_without_a_value(room: Room) -> Iterator[ExportTask | Execution | None]:
+def a_name_without_a_value(room: Room) -> Tale:
     task = room.export(sql="SELECT {{ params.shop }} AS shop")
     run = room.run(task)
     assert "参数“shop”没有值" in room.html(page_of(run))
@@ -222,7 +223,7 @@ def a_name_without_a_value(room: Room) -> Iterator[ExportTask | Execution | None
 
 
 @story("sql_error")
-def a_column_that_there_is_not(room: Room) -> Iterator[ExportTask | None]:
+def a_column_that_there_is_not(room: Room) -> Tale:
     task = room.export(sql="SELECT nothing FROM orders")
     yield task
     with pytest.raises(Failed, match="nothing"):
@@ -234,7 +235,7 @@ def a_column_that_there_is_not(room: Room) -> Iterator[ExportTask | None]:
 
 
 @story("killed_on_server")
-def an_administrator_who_ends_it(room: Room) -> Iterator[ExportTask | Execution | None]:
+def an_administrator_who_ends_it(room: Room) -> Tale:
     server = room.postgresql
     source = make_server_source(server, "postgresql")
     task = room.export(source, "SELECT n, pg_sleep(0.05)::text AS s FROM generate_series(1, 20) AS n")
@@ -253,7 +254,7 @@ def slow(room: Room, seconds: float) -> ExportTask:
 
 
 @story("query_timeout")
-def a_slow_query_marked_as_long(room: Room) -> Iterator[ExportTask | None]:
+def a_slow_query_marked_as_long(room: Room) -> Tale:
     room.configure("export", query_timeout=1)
     task = slow(room, 1.6)
     yield task
@@ -261,21 +262,21 @@ def a_slow_query_marked_as_long(room: Room) -> Iterator[ExportTask | None]:
 
 
 @story("query_timeout")
-def a_slow_query_with_more_time(room: Room) -> Iterator[ExportTask | None]:
+def a_slow_query_with_more_time(room: Room) -> Tale:
     room.configure("export", query_timeout=1)
     yield slow(room, 1.6)
     room.configure("export", query_timeout=60)
 
 
 @story("task_timeout")
-def a_slow_run_with_more_time(room: Room) -> Iterator[ExportTask | None]:
+def a_slow_run_with_more_time(room: Room) -> Tale:
     room.configure("scheduler", task_timeout=1)
     yield slow(room, 1.6)
     room.configure("scheduler", task_timeout=60)
 
 
 @story("stalled")
-def a_busy_server(room: Room) -> Iterator[ExportTask | None]:
+def a_busy_server(room: Room) -> Tale:
     room.configure("export", stall_timeout=1)
     server = room.mariadb
     source = make_server_source(server, "mysql")
@@ -292,14 +293,14 @@ def a_busy_server(room: Room) -> Iterator[ExportTask | None]:
 
 
 @story("out_of_memory")
-def too_little_memory(room: Room) -> Iterator[ExportTask | None]:
+def too_little_memory(room: Room) -> Tale:
     room.configure("export", memory_limit=1_000_000)
     yield slow(room, 0.6)
     room.configure("export", memory_limit=1 << 40)
 
 
 @story("disk_full")
-def a_small_disk_that_is_cleaned_up(room: Room) -> Iterator[ExportTask | None]:
+def a_small_disk_that_is_cleaned_up(room: Room) -> Tale:
     room.small_disk(150_000)
     big = room.run(room.export(sql="SELECT hex(zeroblob(50000)) AS x"))
     Execution.objects.filter(pk=big.pk).update(finished_at=timezone.now() - timedelta(days=20))
@@ -310,7 +311,7 @@ def a_small_disk_that_is_cleaned_up(room: Room) -> Iterator[ExportTask | None]:
 
 
 @story("disk_full")
-def a_small_disk_with_a_shorter_retention(room: Room) -> Iterator[ExportTask | None]:
+def a_small_disk_with_a_shorter_retention(room: Room) -> Tale:
     room.small_disk(150_000)
     big = room.run(room.export(sql="SELECT hex(zeroblob(50000)) AS x"))
     Execution.objects.filter(pk=big.pk).update(finished_at=timezone.now() - timedelta(days=20))
@@ -324,7 +325,7 @@ def a_small_disk_with_a_shorter_retention(room: Room) -> Iterator[ExportTask | N
 
 
 @story("file_error")
-def a_directory_that_can_not_be_made(room: Room) -> Iterator[ExportTask | None]:
+def a_directory_that_can_not_be_made(room: Room) -> Tale:
     blocked = room.directory / "blocked"
     blocked.touch()
     room.configure("export", output_dir=blocked / "exports")
@@ -333,7 +334,7 @@ def a_directory_that_can_not_be_made(room: Room) -> Iterator[ExportTask | None]:
 
 
 @story("file_too_large")
-def a_file_system_with_a_limit(room: Room) -> Iterator[ExportTask | Execution | None]:
+def a_file_system_with_a_limit(room: Room) -> Tale:
     """As FAT has one, or `ulimit -f`."""
     source = make_server_source(room.postgresql, "postgresql")
     task = room.export(source, "SELECT repeat('x', 1000000) AS x FROM generate_series(1, 30)")
@@ -355,7 +356,7 @@ def largest_file(size: int) -> Iterator[None]:
 
 
 @story("row_count_mismatch")
-def a_writer_that_loses_a_row(room: Room) -> Iterator[ExportTask | Execution | None]:
+def a_writer_that_loses_a_row(room: Room) -> Tale:
     task = room.export(sql="SELECT * FROM orders")
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(CsvWriter, "_put", lambda self, part, data, rows: None)
@@ -367,7 +368,7 @@ def a_writer_that_loses_a_row(room: Room) -> Iterator[ExportTask | Execution | N
 
 
 @story("cancelled")
-def a_run_that_somebody_cancels(room: Room) -> Iterator[ExportTask | Execution | None]:
+def a_run_that_somebody_cancels(room: Room) -> Tale:
     run = room.queue(room.export())
     room.press(run, "cancel")
     run.refresh_from_db()
@@ -375,7 +376,7 @@ def a_run_that_somebody_cancels(room: Room) -> Iterator[ExportTask | Execution |
 
 
 @story("overlap")
-def a_run_before_that_goes_on(room: Room) -> Iterator[ExportTask | Execution | None]:
+def a_run_before_that_goes_on(room: Room) -> Tale:
     task = room.export()
     before = Execution.objects.claim(room.queue(task).pk, worker="elsewhere:1:another")
     assert before is not None
@@ -384,7 +385,7 @@ def a_run_before_that_goes_on(room: Room) -> Iterator[ExportTask | Execution | N
 
 
 @story("overlap")
-def runs_side_by_side(room: Room) -> Iterator[ExportTask | Execution | None]:
+def runs_side_by_side(room: Room) -> Tale:
     task = room.export()
     before = Execution.objects.claim(room.queue(task).pk, worker="elsewhere:1:another")
     assert before is not None
@@ -402,14 +403,14 @@ def due(room: Room, late: timedelta, cron: str) -> ExportTask:
 
 
 @story("misfire")
-def a_scheduler_that_came_too_late(room: Room) -> Iterator[ExportTask | Execution | None]:
+def a_scheduler_that_came_too_late(room: Room) -> Tale:
     task = due(room, timedelta(hours=2), "0 0 1 1 *")
     room.work()
     yield Execution.objects.get(task=task)
 
 
 @story("coalesced")
-def a_scheduler_that_came_late(room: Room) -> Iterator[ExportTask | Execution | None]:
+def a_scheduler_that_came_late(room: Room) -> Tale:
     task = due(room, timedelta(minutes=2), "* * * * *")
     room.work()
     newest, *older = Execution.objects.filter(task=task)
@@ -418,7 +419,7 @@ def a_scheduler_that_came_late(room: Room) -> Iterator[ExportTask | Execution | 
 
 
 @story("unplannable")
-def a_schedule_that_nobody_can_read(room: Room) -> Iterator[ExportTask | Execution | None]:
+def a_schedule_that_nobody_can_read(room: Room) -> Tale:
     task = due(room, timedelta(0), "0 9 * * *")
     ExportTask.objects.update(cron="nonsense")
     room.work()
@@ -436,7 +437,7 @@ def a_schedule_that_nobody_can_read(room: Room) -> Iterator[ExportTask | Executi
 
 
 @story("internal_error")
-def a_fault_of_ours(room: Room) -> Iterator[ExportTask | Execution | None]:
+def a_fault_of_ours(room: Room) -> Tale:
     task = room.export(sql="SELECT * FROM orders")
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(CsvWriter, "_put", lambda self, part, data, rows: 1 / 0)
@@ -445,7 +446,8 @@ def a_fault_of_ours(room: Room) -> Iterator[ExportTask | Execution | None]:
 
 
 def test_the_log_has_the_details_of_a_fault_of_ours(room: Room, caplog: pytest.LogCaptureFixture) -> None:
-    next(a_fault_of_ours(room))
+    with closing(a_fault_of_ours(room)) as told:
+        next(told)
     assert "ZeroDivisionError" in caplog.text
     assert "Traceback" in caplog.text
 
