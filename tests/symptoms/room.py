@@ -14,19 +14,22 @@ import pytest
 from django.conf import LazySettings
 from django.test import Client
 from django.urls import reverse
+from pydantic import SecretStr
 
 from datasources.models import DataSource
 from exporter_site.config import Notifications
 from notifications.models import Channel, Delivery
-from tasks import files
+from tasks import files, storage
 from tasks.executors.inline import InlineExecutor
 from tasks.models import Execution, ExportTask
+from tasks.storage import s3
 from tests.factories import make_admin, make_scheduler, make_source, make_sqlite_file, make_task
 from tests.notifications.runs import deliver
 from tests.servers import PrivateServer
 from tests.servers.mail import MailServer
 from tests.servers.mail import configure as configure_mail
 from tests.servers.mariadb import MariaDB
+from tests.servers.objects import Objects
 from tests.servers.postgresql import PostgreSQL
 from tests.servers.robots import Robots
 from tests.site.pages import texts_of
@@ -64,6 +67,15 @@ class Room:
         """What config.yaml says from now on, as after a restart."""
         changed = getattr(self.settings.CONFIG, section).model_copy(update=values)
         self.settings.CONFIG = self.settings.CONFIG.model_copy(update={section: changed})
+
+    def keep_in_a_bucket(self) -> str:
+        """New files go to an object storage; its address."""
+        objects: Objects = self._request.getfixturevalue("objects")
+        self.patch.setattr(storage, "_away_since", float("-inf"))  # of the store of another test
+        self.patch.setattr(s3, "TRIES", 1)  # nobody waits between two
+        values = objects.settings(objects.new_bucket())
+        self.configure("export", **values | {"s3_secret_key": SecretStr(values["s3_secret_key"])})
+        return objects.endpoint
 
     def small_disk(self, size: int) -> None:
         """From now on the exports lie on a disk of `size` bytes, and nothing else does."""

@@ -16,7 +16,7 @@ from notifications.states import DeliveryStatus
 from notifications.transports import http
 from tests.notifications.runs import A, B, deliver
 from tests.servers import free_port
-from tests.servers.mail import LOGIN, authority
+from tests.servers.mail import LOGIN, authority, read
 from tests.servers.robots import Exchange, answers, cut, play, says, silent
 from tests.symptoms.room import Room
 from tests.symptoms.table import MESSAGES, ROWS, produces
@@ -264,6 +264,21 @@ def a_channel_that_is_switched_off(room: Room) -> Tale:
         room.change(channel, is_active=True)
         yield None
         assert len(server.accepted) == 1
+
+
+@story("file_unavailable")
+def a_file_whose_store_is_away(room: Room) -> Tale:
+    with room.mail_server() as server:
+        endpoint = room.keep_in_a_bucket()
+        message = owed(room, room.channel("email", recipients=[A]))
+        room.configure("export", s3_endpoint=f"http://127.0.0.1:{free_port()}")
+        room.work()
+        message.refresh_from_db()
+        yield message
+        assert not server.log.mails
+        room.configure("export", s3_endpoint=endpoint)
+        yield None
+        assert len(read(server.log.mails[0])[1]) == 1
 
 
 @story("worker_lost")

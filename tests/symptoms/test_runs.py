@@ -355,6 +355,14 @@ def largest_file(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+@story("storage_unavailable")
+def an_object_storage_that_is_away(room: Room) -> Tale:
+    endpoint = room.keep_in_a_bucket()
+    room.configure("export", s3_endpoint=f"http://127.0.0.1:{free_port()}")
+    yield room.export()
+    room.configure("export", s3_endpoint=endpoint)
+
+
 @story("row_count_mismatch")
 def a_writer_that_loses_a_row(room: Room) -> Tale:
     task = room.export(sql="SELECT * FROM orders")
