@@ -1,14 +1,17 @@
 """Runs whose files go into a bucket: in this process, with a real store that fails, hangs or loses its run."""
 
+import base64
 import hashlib
 import logging
 import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 import pytest
 from django.conf import LazySettings
@@ -192,12 +195,15 @@ class TestDownloads:
 
 
 @contextmanager
-def answering(*answers: tuple[int, bytes]) -> Iterator[str]:
-    """The address of a store that gives these answers, one after the other; the last one holds."""
+def answering(*answers: tuple[int, bytes], seen: list[Message] | None = None) -> Iterator[str]:
+    """The address of a store that gives these answers, one after the other; the last one holds. The headers of requests
+    go into `seen`."""
     left = list(answers)
 
     class Handler(BaseHTTPRequestHandler):
         def answer(self) -> None:
+            if seen is not None:
+                seen.append(self.headers)
             self.rfile.read(int(self.headers.get("Content-Length") or 0))
             status, body = left.pop(0) if len(left) > 1 else left[0]
             self.send_response(status)
@@ -413,6 +419,51 @@ def _nobody() -> Iterator[str]:
     with socket.socket() as place:  # bound, and nobody listens
         place.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{place.getsockname()[1]}"
+
+
+def test_only_what_every_such_store_understands_is_sent(
+    task: ExportTask, in_bucket: str, settings: LazySettings
+) -> None:
+    """OSS and older stores refuse the checksums that boto3 would add by itself, and a length that is not known."""
+    headers: list[Message] = []
+    with answering((200, b""), seen=headers) as endpoint:
+        configure(settings, s3_endpoint=endpoint)
+        execution = run(task)
+    assert execution.status == Status.SUCCEEDED
+    (sent,) = headers
+    assert sent["Content-Length"] == str(execution.file_size)
+    assert len(base64.b64decode(sent["Content-MD5"])) == 16
+    assert [name for name in sent if "checksum" in name.lower() or name.lower() == "transfer-encoding"] == []
+    assert "aws-chunked" not in str(sent)
+
+
+def test_the_address_of_a_bucket_is_as_its_store_wants_it(settings: LazySettings) -> None:
+    oss = {
+        "s3_bucket": "example",
+        "s3_endpoint": "https://oss-cn-hangzhou.aliyuncs.com",
+        "s3_region": "cn-hangzhou",
+        "s3_access_key": "LTAI",
+        "s3_secret_key": "not-to-be-seen",
+        "s3_prefix": "/exports/a/",
+        "s3_redirect": True,
+    }
+    configure(settings, storage="s3", **oss)
+    for addressing, host in (
+        ("virtual", "example.oss-cn-hangzhou.aliyuncs.com"),
+        ("path", "oss-cn-hangzhou.aliyuncs.com"),
+    ):
+        configure(settings, s3_addressing=addressing)
+        address = urlsplit(storage.current().address("2025-08/7-1/日报 1.xlsx", "日报 1.xlsx", "text/csv"))
+        bucket = "" if addressing == "virtual" else "/example"
+        assert (address.scheme, address.netloc) == ("https", host)
+        assert unquote(address.path) == f"{bucket}/exports/a/2025-08/7-1/日报 1.xlsx"
+        query = parse_qs(address.query)
+        assert query["X-Amz-Expires"] == ["60"]
+        assert "/cn-hangzhou/s3/aws4_request" in query["X-Amz-Credential"][0]
+        assert quote("日报 1.xlsx") in query["response-content-disposition"][0]
+        assert "not-to-be-seen" not in address.query
+    configure(settings, s3_redirect=False)
+    assert storage.current().address("2025-08/7-1/a.xlsx", "a.xlsx", "text/csv") == ""
 
 
 class TestHousekeeping:
