@@ -5,6 +5,8 @@ from contextvars import copy_context
 from datetime import datetime
 from pathlib import Path
 
+from django.utils import translation
+
 from tasks import files, storage
 from tasks.storage.base import Storage
 
@@ -30,6 +32,7 @@ class Publication:
         self.done = threading.Event()
         self._store, self._directory, self._planned_at = store, directory, planned_at
         self._cancelled = threading.Event()
+        self._language = translation.get_language()  # a thread does not inherit it
         # A daemon: a store that never lets go must not keep the process alive.
         self._thread = threading.Thread(target=copy_context().run, args=(self._run,), name="upload", daemon=True)
 
@@ -46,7 +49,8 @@ class Publication:
 
     def _run(self) -> None:
         try:
-            self.place = self._store.publish(self._directory, self._planned_at, self._watch)
+            with translation.override(self._language):
+                self.place = self._store.publish(self._directory, self._planned_at, self._watch)
         except _Stop:
             pass  # the store has removed what was there
         except Exception as exc:
