@@ -21,6 +21,7 @@ from zoneinfo import ZoneInfo
 
 from django.conf import settings
 from django.db import InterfaceError, OperationalError, close_old_connections, connection
+from django.utils import translation
 from django.utils.translation import gettext as _
 
 from datasources import safety
@@ -182,6 +183,7 @@ class Pipeline:
         self.error: BaseException | None = None
         self.done = threading.Event()
         self._make_writer = make_writer
+        self._language = translation.get_language()  # a thread does not inherit it
         # A daemon: a driver that never lets go must not keep the process alive.
         self._thread = threading.Thread(target=copy_context().run, args=(self._run,), name="export", daemon=True)
 
@@ -190,7 +192,8 @@ class Pipeline:
 
     def _run(self) -> None:
         try:
-            self._export()
+            with translation.override(self._language):
+                self._export()
         except BaseException as exc:
             self.error = exc
             if self.writer is not None:

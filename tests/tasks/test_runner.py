@@ -15,7 +15,9 @@ import openpyxl
 import pytest
 from django.conf import LazySettings
 from django.db import OperationalError
+from django.utils import translation
 
+from datasources.connectors.base import ConnectorError
 from datasources.models import DataSource
 from exporter_site.config import Config
 from tasks import files, runner
@@ -141,6 +143,18 @@ def test_a_large_result_goes_on_in_parts_that_hold_all_rows(source: DataSource, 
     found = [int(row[0]) for path in paths for row in list(csv.reader(path.read_text("utf-8-sig").splitlines()))[1:]]
     assert found == list(range(2500))
     assert sum(part["rows"] for part in execution.files) == execution.rows_count == 2500
+
+
+def test_what_a_source_is_faulted_for_is_said_in_the_language_of_who_runs_it(tmp_path: Path) -> None:
+    words = {}
+    for language in ("en", "zh-hans"):
+        source = make_source(database=str(tmp_path / "gone.db"))
+        with translation.override(language):
+            with pytest.raises(ConnectorError) as caught:
+                source.test()
+            words[language] = run(make_task(data_source=source, sql="SELECT 1")).error
+        assert words[language] == str(caught.value)
+    assert words["en"] != words["zh-hans"]
 
 
 def test_an_error_of_the_database_is_told_and_leaves_nothing(source: DataSource) -> None:
