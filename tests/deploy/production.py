@@ -250,12 +250,12 @@ class Trial:
     # ---- deaths
 
     def _long_run(self) -> int:
-        """A run of some seconds, half a minute on a busy machine, that has begun."""
+        """A run of some ten seconds, a minute on a busy machine, that has begun."""
         number = int(
             self.machine.python(
                 "from datasources.models import DataSource; from tasks.models import *;"
                 "source = DataSource.objects.get(kind='sqlite');"
-                "sql = 'WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < 4000000) SELECT n FROM c';"
+                "sql = 'WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < 12000000) SELECT n FROM c';"
                 "task, _ = ExportTask.objects.get_or_create(name='long', defaults=dict(data_source=source, sql=sql, format='csv'));"
                 "print(Execution.objects.enqueue(task, trigger='manual').pk)"
             )
