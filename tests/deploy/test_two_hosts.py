@@ -1,7 +1,7 @@
 """Two hosts on one system database and one file share. One is cut off in the middle of its exports: the other takes them
 up, the one that was cut off does no harm and comes back by itself, nothing is lost and nothing is done twice.
 
-The long versions have the real times: pytest --faults-long -n0 -s tests/deploy/test_two_hosts.py
+pytest --faults-long -n0 -s tests/deploy/test_two_hosts.py; the second test has the real times.
 """
 
 from collections.abc import Iterator
@@ -17,6 +17,9 @@ from tests.deploy.two_hosts import Cut, World, finish
 from tests.faults.load import MOST_RECOVERY
 from tests.servers import PrivateServer
 from tests.servers.robots import Robots
+
+# Seconds, even shortened ones, are too few for two hosts on a machine that runs other tests.
+pytestmark = pytest.mark.faults_long
 
 
 @pytest.fixture
@@ -44,7 +47,7 @@ def world(hub: Hub, server: PrivateServer, kind: str, tmp_path: Path) -> Iterato
         made.instance.close()
 
 
-@pytest.mark.parametrize("kind", ["postgresql", pytest.param("mysql", marks=pytest.mark.faults_long)])
+@pytest.mark.parametrize("kind", SERVERS)
 def test_a_host_that_is_cut_off_for_a_while_costs_nothing(world: World) -> None:
     world.instance.environment["DJANGO_SETTINGS_MODULE"] = short_leases.__name__
     world.load(fast=6, slow=6, short=2, long=13, workers=4)
@@ -55,7 +58,6 @@ def test_a_host_that_is_cut_off_for_a_while_costs_nothing(world: World) -> None:
     finish(world, [cut])
 
 
-@pytest.mark.faults_long
 @pytest.mark.parametrize("kind", SERVERS)
 def test_two_hosts_that_are_cut_off_one_after_the_other(world: World) -> None:
     world.load(fast=12, slow=8, short=25, long=60, workers=6)
