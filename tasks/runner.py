@@ -90,14 +90,15 @@ def claimed(execution_id: int, attempt: int) -> Execution | None:
     return rows.filter(pk=execution_id, attempt=attempt).first()
 
 
-def run_claimed(execution_id: int, attempt: int, on_progress: Callable[[Progress], None] | None = None) -> None:
-    """run() for a process that was only given numbers. An attempt that is not running any more is left alone."""
+def run_claimed(execution_id: int, attempt: int, on_progress: Callable[[Progress], None] | None = None) -> bool:
+    """run() for a process that was only given numbers; whether the run succeeded. An attempt that is not running any
+    more is left alone."""
     with logs.during(execution_id, attempt):
         execution = _patiently(execution_id, lambda: claimed(execution_id, attempt))
         if execution is None:
             logger.warning("attempt %s of execution %s is not running any more", attempt, execution_id)
-            return
-        run(execution, on_progress)
+            return False
+        return run(execution, on_progress).status == Status.SUCCEEDED
 
 
 def run(execution: Execution, on_progress: Callable[[Progress], None] | None = None) -> Execution:

@@ -8,6 +8,9 @@ It speaks with its scheduler (local.py) over one socket, in lines:
 
 While it serves it holds no connection to any database: a connection can't be shared with forked processes. When the
 scheduler is gone, so is the server; exports go on by themselves.
+
+A process carries out one run at a time. One whose run succeeded, and that has stayed small, may be given the next: most
+of what a small export costs is its fork and its connection to the system database. After anything else, it ends.
 """
 
 import gc
@@ -17,6 +20,8 @@ import selectors
 import signal
 import socket
 import sys
+import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from django.db import DatabaseError, connections
@@ -36,6 +41,9 @@ from tasks.writers import writers
 logger = logging.getLogger(__name__)
 
 FIRST_TO_GO = "500"  # when memory runs out, the system ends an export before it ends what starts exports
+MOST_RUNS = 100  # that one process carries out
+MOST_GROWTH = 32 << 20  # bytes by which a process may have grown, and yet take a further run
+IDLE = 1.0  # seconds that a process, and its connection to the system database, waits for a further run
 
 
 def preload() -> None:
@@ -73,28 +81,47 @@ def _rehearse() -> None:
         connections.close_all()
 
 
+@dataclass(slots=True)
+class Child:
+    """A process that was forked here. `run`: (execution, attempt), None while it waits for one."""
+
+    pid: int
+    channel: socket.socket
+    run: tuple[int, int] | None
+    idle_since: float = 0.0  # of time.monotonic()
+
+
 class ForkServer:
     def __init__(self, channel: socket.socket) -> None:
         self._channel = channel
-        self._children: dict[int, tuple[int, int]] = {}  # process -> (execution, attempt)
+        self._children: dict[int, Child] = {}  # by the number of the process
         self._unread = b""
         self._wake_up, self._ended = socket.socketpair()
         self._ended.setblocking(False)
+        self._selector = selectors.DefaultSelector()
 
     def serve(self) -> None:
         """Return when the scheduler has gone."""
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
         signal.set_wakeup_fd(self._ended.fileno(), warn_on_full_buffer=False)
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._channel, selectors.EVENT_READ)
-            selector.register(self._wake_up, selectors.EVENT_READ)
-            while True:
-                for key, _events in selector.select():
-                    if key.fileobj is self._wake_up:
-                        self._wake_up.recv(4096)
-                        self._reap()
-                    elif not self._obey():
-                        return
+        self._selector.register(self._channel, selectors.EVENT_READ)
+        self._selector.register(self._wake_up, selectors.EVENT_READ)
+        while True:
+            ready = [key for key, _events in self._selector.select(IDLE if self._idle() else None)]
+            # First of all what has ended: it may be free for what is asked for.
+            for key in ready:
+                if isinstance(key.data, Child):
+                    self._hear(key.data)
+            for key in ready:
+                if key.fileobj is self._wake_up:
+                    self._wake_up.recv(4096)
+                    self._reap()
+                elif key.fileobj is self._channel and not self._obey():
+                    return
+            self._dismiss()
+
+    def _idle(self) -> list[Child]:
+        return [child for child in self._children.values() if child.run is None]
 
     def _obey(self) -> bool:
         """Do what the scheduler asks. False when it has gone."""
@@ -111,54 +138,129 @@ class ForkServer:
                     os.kill(pid, signal.SIGTERM)  # not reaped yet, so the number is still its own
             else:
                 _word, execution_id, attempt = line.split()
-                self._fork(int(execution_id), int(attempt))
+                self._begin((int(execution_id), int(attempt)))
         return True
 
-    def _fork(self, execution_id: int, attempt: int) -> None:
+    def _begin(self, run: tuple[int, int]) -> None:
+        for child in self._idle():
+            if child.channel.fileno() >= 0 and _say(child.channel, run):
+                child.run = run
+                return
+        self._fork(run)
+
+    def _fork(self, run: tuple[int, int]) -> None:
+        ours, theirs = socket.socketpair()
         try:
             pid = os.fork()
         except OSError as exc:  # no memory, or too many processes
-            logger.error("no process for execution %s: %s", execution_id, exc)
-            self._tell(execution_id, attempt, 1)
+            logger.error("no process for execution %s: %s", run[0], exc)
+            ours.close()
+            theirs.close()
+            self._tell(run, 1)
             return
         if pid == 0:
-            self._be_a_run(execution_id, attempt)
-        self._children[pid] = (execution_id, attempt)
+            ours.close()
+            self._be_a_child(run, theirs)
+        theirs.close()
+        self._children[pid] = child = Child(pid, ours, run)
+        self._selector.register(ours, selectors.EVENT_READ, child)
+
+    def _hear(self, child: Child) -> None:
+        """A child says that its run is over and that it could take a further one; or that it is about to end."""
+        try:
+            said = child.channel.recv(1)
+        except OSError:
+            said = b""
+        if not said:
+            self._hang_up(child)
+        elif child.run is not None:
+            self._tell(child.run, 0)
+            child.run, child.idle_since = None, time.monotonic()
+
+    def _hang_up(self, child: Child) -> None:
+        """A child that waits for a run ends when its channel does."""
+        if child.channel.fileno() >= 0:
+            self._selector.unregister(child.channel)
+            child.channel.close()
+
+    def _dismiss(self) -> None:
+        """Let those go that have waited long enough."""
+        now = time.monotonic()
+        for child in self._idle():
+            if now - child.idle_since >= IDLE:
+                self._hang_up(child)
 
     def _reap(self) -> None:
         while self._children:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if pid == 0:
                 return
-            execution_id, attempt = self._children.pop(pid)
-            self._tell(execution_id, attempt, os.waitstatus_to_exitcode(status))
+            child = self._children.pop(pid)
+            self._hang_up(child)
+            if child.run is not None:
+                self._tell(child.run, os.waitstatus_to_exitcode(status))
 
-    def _tell(self, execution_id: int, attempt: int, code: int) -> None:
+    def _tell(self, run: tuple[int, int], code: int) -> None:
         try:
-            self._channel.sendall(f"{execution_id} {attempt} {code}\n".encode())
+            self._channel.sendall(f"{run[0]} {run[1]} {code}\n".encode())
         except OSError:
             pass  # The scheduler has gone; the next look at the channel says so.
 
-    def _be_a_run(self, execution_id: int, attempt: int) -> None:
+    def _be_a_child(self, run: tuple[int, int], channel: socket.socket) -> None:
         """The rest of a forked process's life."""
         code = 1
         try:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            for inherited in (self._channel, self._wake_up, self._ended):
+            self._selector.close()
+            # Also those to its siblings: they end when nobody holds the other side any more.
+            siblings = [child.channel for child in self._children.values()]
+            for inherited in (self._channel, self._wake_up, self._ended, *siblings):
                 inherited.close()
             os.setsid()  # A signal to the server's group is none to its exports.
             _offer_to_the_memory_killer()
-            runner.run_claimed(execution_id, attempt)
+            small_enough = runner.resident_bytes() + MOST_GROWTH
+            runs_left = MOST_RUNS
+            while runner.run_claimed(*run):
+                runs_left -= 1
+                following = _next(channel) if runs_left and runner.resident_bytes() <= small_enough else None
+                if following is None:
+                    break
+                run = following
             code = 0
         except BaseException:
-            with logs.during(execution_id, attempt):
-                logger.exception("execution %s ended in an unexpected way", execution_id)
+            with logs.during(*run):
+                logger.exception("execution %s ended in an unexpected way", run[0])
         finally:
             logging.shutdown()
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)
+
+
+def _say(channel: socket.socket, run: tuple[int, int]) -> bool:
+    """Give a run to a child. False when that has ended."""
+    try:
+        channel.sendall(f"{run[0]} {run[1]}\n".encode())
+    except OSError:
+        return False
+    return True
+
+
+def _next(channel: socket.socket) -> tuple[int, int] | None:
+    """Tell the server that a run is over, and wait for a further one. None when there is none."""
+    line = b""
+    try:
+        channel.sendall(b".")
+        while not line.endswith(b"\n"):
+            received = channel.recv(64)
+            if not received:
+                return None
+            line += received
+    except OSError:
+        return None  # The server has gone.
+    execution_id, attempt = map(int, line.split())
+    return execution_id, attempt
 
 
 def _offer_to_the_memory_killer() -> None:

@@ -1,4 +1,4 @@
-"""A process per run on this machine, forked from a server process that has everything imported (forkserver.py).
+"""Each run alone in a process of this machine, forked from a server process that has everything imported (forkserver.py).
 
 Only a process can be stopped at its deadline, be capped in memory and crash alone. A fresh interpreter costs half a
 second of processor time, a fork a fiftieth of that. The runs outlive the scheduler, and the server process: whoever

@@ -91,6 +91,75 @@ def test_the_server_says_how_each_run_ended_and_leaves_with_its_scheduler(
     assert process.wait(10) == 0
 
 
+# A fork server with other limits; `runs()` carries out what is queued, one after another, and yields each process.
+ONE_BY_ONE = """
+import os, signal, socket, time
+from pathlib import Path
+from django.db import connections
+from tasks.executors import forkserver
+from tasks.models import *
+for name, value in {limits!r}.items(): setattr(forkserver, name, value)
+ours, theirs = socket.socketpair()
+connections.close_all()
+server = os.fork()
+if server == 0:
+    ours.close()
+    forkserver.ForkServer(theirs).serve()
+    os._exit(0)
+def runs():
+    for row in Execution.objects.queued().order_by("id"):
+        assert Execution.objects.take(row, worker="nobody")
+        ours.sendall(f"run {{row.pk}} {{row.attempt}}\\n".encode())
+        assert ours.recv(100).decode() == f"{{row.pk}} {{row.attempt}} 0\\n"
+        row.refresh_from_db()
+        yield int(row.worker.split(":")[1])
+def lives(pid):
+    return Path(f"/proc/{{pid}}").exists() and "Z" not in Path(f"/proc/{{pid}}/stat").read_text()
+{then}
+print([processes.index(pid) for pid in processes], *Execution.objects.order_by("id").values_list("status", flat=True))
+"""
+
+
+@pytest.mark.parametrize(
+    ("limits", "then", "processes"),
+    [
+        ({}, "processes = list(runs())", [0, 0, 0, 0]),
+        ({"MOST_RUNS": 2}, "processes = list(runs())", [0, 0, 2, 2]),
+        ({"MOST_GROWTH": -(1 << 40)}, "processes = list(runs())", [0, 1, 2, 3]),
+        ({"IDLE": 0.1}, "processes = [(pid, time.sleep(0.5))[0] for pid in runs()]", [0, 1, 2, 3]),
+        (
+            {"IDLE": 60},
+            "processes = [(pid, os.kill(pid, signal.SIGKILL), time.sleep(0.3))[0] for pid in runs()]",
+            [0, 1, 2, 3],
+        ),
+    ],
+)
+def test_a_process_takes_further_runs_as_long_as_it_is_young_and_small_and_there(
+    shop: Instance, limits: dict[str, float], then: str, processes: list[int]
+) -> None:
+    shop.python(ENQUEUE + ENQUEUE)
+    out = shop.python(ONE_BY_ONE.format(limits=limits, then=then))
+    assert out == f"{processes} succeeded succeeded succeeded succeeded\n"
+    assert len(files_below(shop.output_dir)) == 4
+
+
+def test_after_a_failure_a_process_takes_no_further_run(shop: Instance) -> None:
+    add_task(shop, name="wrong", data_source="shop", sql="SELECT nothing FROM orders")
+    shop.python(ENQUEUE + ENQUEUE)
+    out = shop.python(ONE_BY_ONE.format(limits={}, then="processes = list(runs())"))
+    assert out == "[0, 0, 0, 3, 3, 3] succeeded succeeded failed succeeded succeeded failed\n"
+
+
+@pytest.mark.parametrize("end", ["ours.close()", "os.kill(server, signal.SIGKILL)"])
+def test_processes_that_wait_leave_with_their_server(shop: Instance, end: str) -> None:
+    shop.python(ENQUEUE)
+    then = (
+        f"processes = list(runs())\nassert lives(processes[-1])\n{end}\ntime.sleep(1)\nassert not lives(processes[-1])"
+    )
+    out = shop.python(ONE_BY_ONE.format(limits={"IDLE": 60}, then=then))
+    assert out == "[0, 0] succeeded succeeded\n"
+
+
 def test_a_run_that_is_killed_is_reported_with_its_signal_and_others_go_on(
     instance: Instance, mariadb: MariaDB
 ) -> None:

@@ -8,7 +8,7 @@ from tasks.executors.forkserver import ForkServer, preload
 
 
 class Command(ExporterCommand):
-    help = "Internal: starts a process per export. The scheduler starts it; people use runtask."
+    help = "Internal: starts the processes of exports. The scheduler starts it; people use runtask."
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("channel", type=int, help="the open socket to the scheduler, by its number")
