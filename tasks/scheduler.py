@@ -22,7 +22,6 @@ from django.db.models import Exists
 from django.utils import timezone
 
 from datasources.connectors.base import ConnectorError
-from datasources.models import DataSource
 from exporter_site import logs, worker
 from exporter_site.redact import redact
 from notifications.outbox import Outbox
@@ -204,18 +203,22 @@ class Scheduler:
         return 0
 
     def enqueue_due(self) -> int:
-        """Queue the runs whose time has come. Returns how many tasks were due."""
+        """Queue the runs whose time has come. Returns how many tasks were dealt with."""
         due = ExportTask.objects.filter(~Exists(Pause.objects.active()), enabled=True, next_run_at__lte=timezone.now())
-        tasks = list(due.order_by("next_run_at")[:MOST_DUE])
-        for task in tasks:
+        done = 0
+        for task in due.order_by("next_run_at")[:MOST_DUE]:
             try:
-                enqueue_occurrences(task, timezone.now())
+                planned = enqueue_occurrences(task, timezone.now())
             except (CronSimError, ValueError, KeyError):
                 # A task that can't be planned is set aside; saving it anew puts it back. A database that is away for
                 # a moment is no reason for that: its errors go up, and the next step tries again.
                 logger.exception("“%s” can't be planned and is set aside", task.name)
                 set_aside(task)
-        return len(tasks)
+                planned = True
+            if not planned and not due.filter(pk=task.pk).exists():
+                break  # Another scheduler is at it: this one starts meanwhile what is queued already.
+            done += planned
+        return done
 
     def dispatch(self) -> int:
         """Start queued runs while there are free workers. Returns how many were started."""
@@ -225,13 +228,17 @@ class Scheduler:
             return 0
         reading: Counter[int | None] = Counter()
         busy: set[int | None] = set()
-        for source, task, slot in Execution.objects.running().values_list("data_source", "task", "slot_key"):
+        full: set[int] = set()
+        running = Execution.objects.running().values_list(
+            "data_source", "data_source__max_concurrency", "task", "slot_key"
+        )
+        for source, most, task, slot in running:
             reading[source] += 1
+            if source is not None and reading[source] >= most:
+                full.add(source)
             if slot is not None:
                 busy.add(task)
         skip_overlapping(busy)
-        sources = DataSource.objects.filter(pk__in=[source for source in reading if source])
-        full = [source.pk for source in sources if reading[source.pk] >= source.max_concurrency]
         rows = ready.exclude(data_source__in=full).exclude(task__in=[task for task in busy if task])
         light = rows.only("attempt", "heartbeat_seq", "task__overlap", "data_source__max_concurrency")
         ordered = light.select_related("task", "data_source").order_by("-priority", "id")
@@ -270,34 +277,35 @@ class Scheduler:
         return SchedulerProcess.objects.filter(name=self.name).update(stopped_at=timezone.now(), running=0)
 
 
-def enqueue_occurrences(task: ExportTask, now: datetime) -> None:
-    """Turn every time of `task` that has come into one row, and move its next run on, in one transaction."""
+def enqueue_occurrences(task: ExportTask, now: datetime) -> bool:
+    """Turn every time of `task` that has come into one row, and move its next run on, in one transaction. False when
+    another scheduler was faster, or the task has just been edited."""
     if task.next_run_at is None:
-        return
+        return False
     grace = timedelta(seconds=settings.CONFIG.scheduler.misfire_grace_time)
     # Whatever runs needs a row of its own; once a minute is as often as a schedule can fire.
     in_grace = grace // timedelta(minutes=1) if task.catch_up == CatchUp.ALL else 0
     due = schedule.due(task.cron, task.timezone, task.next_run_at, now, MOST_MISSED + in_grace)
     try:
-        _store_occurrences(task, due, due.newest, now, grace)
+        return _store_occurrences(task, due, due.newest, now, grace)
     except IntegrityError:
         # The clock was set back, or the schedule was: some of these times have their row already.
         there = Execution.objects.filter(task=task, scheduled_for__in=due.newest).values_list(
             "scheduled_for", flat=True
         )
         known = set(there)
-        _store_occurrences(task, due, [moment for moment in due.newest if moment not in known], now, grace)
+        return _store_occurrences(task, due, [moment for moment in due.newest if moment not in known], now, grace)
 
 
 def _store_occurrences(
     task: ExportTask, due: schedule.Due, moments: Iterable[datetime], now: datetime, grace: timedelta
-) -> None:
+) -> bool:
     with transaction.atomic():
         moved = ExportTask.objects.filter(pk=task.pk, next_run_at=task.next_run_at, enabled=True).update(
             next_run_at=due.following
         )
         if not moved:
-            return  # Another scheduler was faster, or the task has just been edited.
+            return False
         if due.older_to is not None and not Execution.objects.filter(task=task, scheduled_for=due.older_to).exists():
             Execution.objects.record_missed(
                 task, due.older_to, "misfire", occurrences=due.older, range_start=due.older_from
@@ -312,6 +320,7 @@ def _store_occurrences(
             missed = row if reason == "misfire" else missed
         if missed is not None:
             announce.announce(missed.pk)  # One message, about the newest: nobody wants a hundred.
+    return True
 
 
 def _why_not(task: ExportTask, moment: datetime, newest: datetime, late: timedelta, grace: timedelta) -> str:

@@ -68,6 +68,27 @@ class TestEnqueue:
         enqueue_occurrences(other, NOW)
         assert len(states(task)) == 1
 
+    @pytest.mark.parametrize("moved_by", ["another scheduler", "an edit"])
+    def test_what_another_scheduler_is_at_is_left_to_it(self, moved_by: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """While this one starts what is queued. A task that was only edited and is due again holds nobody up."""
+        first, second, third = (due_task(NOW - timedelta(seconds=n), cron="0 9 * * *") for n in (3, 2, 1))
+
+        def lose(task: ExportTask, now: datetime) -> bool:
+            if task != second:
+                return enqueue_occurrences(task, now)
+            if moved_by == "an edit":
+                ExportTask.objects.filter(pk=task.pk).update(next_run_at=NOW - timedelta(minutes=1))
+            else:
+                enqueue_occurrences(ExportTask.objects.get(pk=task.pk), now)
+            return enqueue_occurrences(task, now)
+
+        with monkeypatch.context() as patched:
+            patched.setattr("tasks.scheduler.enqueue_occurrences", lose)
+            assert make_scheduler().enqueue_due() == (2 if moved_by == "an edit" else 1)
+        assert len(states(third)) == (1 if moved_by == "an edit" else 0)
+        assert make_scheduler().enqueue_due() == 1
+        assert [len(states(task)) for task in (first, second, third)] == [1, 1, 1]
+
     def test_a_time_beyond_the_grace_is_missed_and_told(self) -> None:
         task = due_task(NOW - timedelta(hours=2), cron="0 10 * * *")
         make_scheduler().enqueue_due()
