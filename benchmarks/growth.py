@@ -18,6 +18,7 @@ ROWS = (100_000, 300_000, 1_000_000, 3_000_000)
 LONG_ROWS = (10_000_000,)
 COLUMNS = (1, 10, 50, 100, 300, 500)
 CELLS = 6_000_000
+LONG_WIDE = (200_000, 300)  # rows, columns
 LENGTHS = (10, 100, 1_000, 10_000, 100_000, 1_000_000)  # bytes
 TEXT_BYTES = 200_000_000
 TOGETHER = (1, 2, 4, 8)
@@ -75,11 +76,12 @@ def _rows(args: argparse.Namespace, set_up: Stage, kind: str) -> Iterator[Case]:
 
 def _columns(args: argparse.Namespace, set_up: Stage, kind: str) -> Iterator[Case]:
     """The columns of `orders` again and again, from a text on: the mix of types stays about the same."""
-    for size in COLUMNS:
-        rows = _scaled(args, CELLS // size)
+    sizes = [("columns", CELLS // size, size) for size in COLUMNS]
+    for series, most, size in [*sizes, ("wide", *LONG_WIDE)] if args.long else sizes:
+        rows = _scaled(args, most)
         names = [orders.COLUMNS[(index + 2) % len(orders.COLUMNS)] for index in range(size)]
         cells = ", ".join(f"o.{name} AS c{number}" for number, name in enumerate(names, start=1))
-        yield Case("columns", size, _repeated(f"SELECT {cells} FROM orders o", set_up.rows, rows), rows, size)
+        yield Case(series, size, _repeated(f"SELECT {cells} FROM orders o", set_up.rows, rows), rows, size)
 
 
 def _texts(args: argparse.Namespace, set_up: Stage, kind: str) -> Iterator[Case]:

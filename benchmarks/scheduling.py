@@ -19,6 +19,7 @@ KINDS = ("sqlite", "mysql", "postgresql")
 IDLE_TICKS = 200
 MOMENTS = 100  # times, 0.2 seconds apart, for the lag
 LIMIT = 600  # seconds
+SETTLED = 4  # seconds; then the processes that wait for a further run have left
 
 TASKS = """
 from datetime import timedelta
@@ -117,10 +118,12 @@ def _measure(kind: str, args: argparse.Namespace) -> dict[str, Any]:
         instance.python(TASKS.format(count=MOMENTS))
         lags = _until_ended(instance, DUE_ONE_BY_ONE, MOMENTS)["lags"]
         say(f"{kind}: memory over {args.executions} executions")
+        time.sleep(SETTLED)
         before = tree_bytes(schedulers[0].pid)
         instance.python(TASKS.format(count=args.tasks))
         for _round in range(args.executions // args.tasks):
             _until_ended(instance, DUE_NOW, args.tasks)
+        time.sleep(SETTLED)
         after = tree_bytes(schedulers[0].pid)
         return {
             "seconds": together["seconds"],
