@@ -19,6 +19,7 @@ from tasks.models import Execution, ExportTask
 from tasks.scheduler import Scheduler
 from tasks.states import Trigger
 from tasks.storage import StoredFile
+from tasks.supervisor import Progress
 from tasks.writers import writers
 
 
@@ -102,7 +103,7 @@ def typed_params(task: ExportTask, given: dict[str, str]) -> dict[str, Any]:
     return values
 
 
-def launch(request: Request, on_progress: Callable[[runner.Progress], None]) -> Execution:
+def launch(request: Request, on_progress: Callable[[Progress], None]) -> Execution:
     """Run the task now, in this process. Returns the ended execution; hand_over() makes the copies that are wanted.
 
     Raises LaunchError when it can't be started: another run holds the task, the output can't be written.

@@ -8,7 +8,7 @@ from django.utils.translation import ngettext
 
 from exporter_site.formats import human_duration, human_size
 from tasks.models import Execution
-from tasks.runner import Progress
+from tasks.supervisor import Progress
 from tasks.writers.base import FIDELITY
 
 

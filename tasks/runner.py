@@ -1,31 +1,21 @@
 """The pipeline of one execution: source -> connector -> writer -> published file -> end state.
 
-The rows flow in a thread of their own. The thread that calls run() supervises: it sleeps most of the time (a busy
-one beside the driver would slow it 50 times), beats the heart, watches deadline, stall, disk and memory, and answers
-signals at once although the driver may wait for its server for hours.
+The rows flow in a thread of their own (pipeline.py); the thread that calls run() watches it (supervisor.py).
 """
 
 import errno
 import logging
-import signal
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import copy_context
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from zoneinfo import ZoneInfo
 
 from django.conf import settings
-from django.db import InterfaceError, OperationalError, close_old_connections, connection
-from django.utils import translation
 from django.utils.translation import gettext as _
 
 from datasources import safety
-from datasources.connectors.base import Connector, ConnectorError, Query
+from datasources.connectors.base import ConnectorError, Query
 from datasources.models import DataSource
 from datasources.sqltext import SQLTextError
 from exporter_site import logs
@@ -33,40 +23,18 @@ from exporter_site.redact import redact
 from exporter_site.worker import worker_name
 from tasks import dates, files, reasons, rights, storage
 from tasks.models import Execution, ExportTask
+from tasks.patience import patiently
+from tasks.pipeline import ABANDON, Pipeline
 from tasks.publication import Publication
 from tasks.states import Status
 from tasks.storage.base import Storage, StorageError
+from tasks.supervisor import SELF_FENCE, Progress, Supervisor
 from tasks.writers import writers
-from tasks.writers.base import FilePart, Writer, WriterError, WriterOptions
+from tasks.writers.base import WriterError, WriterOptions
 
 logger = logging.getLogger(__name__)
 
-TICK = 0.2  # seconds between two looks of the supervisor
-HEARTBEAT = 1.0  # seconds; also how often progress is stored
-SELF_FENCE = 40.0  # seconds without a heartbeat after which a worker must not go on
-FRESH = 5.0  # seconds after a heartbeat in which nobody can have taken the run over
-ABANDON = 30.0  # seconds that a cancelled query may take to let go
-# Seconds until a thread that waits for Python's lock may have it. The thread that compresses and writes needs it a few
-# times per megabyte, each time for a moment: with the usual 5 ms it would wait longer than it works.
-SWITCH_INTERVAL = 0.0005
-
-# Seconds between tries to store something, while the system database is away.
-WAITS = (0.1, 0.5, 1, 2, 5, 5, 10, 10, 20)
-
-T = TypeVar("T")
 TIMEOUTS = ("query_timeout", "task_timeout")
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    rows: int = 0
-    bytes: int = 0
-    elapsed: float = 0.0  # seconds
-
-    @property
-    def rate(self) -> float:
-        """Rows per second since the start."""
-        return self.rows / self.elapsed if self.elapsed > 0 else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +62,7 @@ def run_claimed(execution_id: int, attempt: int, on_progress: Callable[[Progress
     """run() for a process that was only given numbers; whether the run succeeded. An attempt that is not running any
     more is left alone."""
     with logs.during(execution_id, attempt):
-        execution = _patiently(execution_id, lambda: claimed(execution_id, attempt))
+        execution = patiently(execution_id, lambda: claimed(execution_id, attempt))
         if execution is None:
             logger.warning("attempt %s of execution %s is not running any more", attempt, execution_id)
             return False
@@ -123,7 +91,7 @@ def _run_in(directory: Path, execution: Execution, on_progress: Callable[[Progre
     except Exception as exc:
         return _end(execution, outcome_of(exc))
     sql = pipeline.query.for_people()
-    if not _patiently(execution.pk, lambda: Execution.objects.begin(execution, worker=worker_name(), sql=sql)):
+    if not patiently(execution.pk, lambda: Execution.objects.begin(execution, worker=worker_name(), sql=sql)):
         return _taken_over(execution)
     supervisor = Supervisor(execution, pipeline, on_progress)
     try:
@@ -168,218 +136,6 @@ def bind(execution: Execution, task: ExportTask, source: DataSource) -> Query:
     safety.check(execution.sql_template, dialect)
     planned = execution.planned_at.astimezone(ZoneInfo(task.timezone))
     return dates.bind(execution.sql_template, dialect, planned, execution.params)
-
-
-class Pipeline:
-    """Moves the rows from connector to writer, in its own thread. Touches no system database."""
-
-    patience = ABANDON
-
-    def __init__(self, connector: Connector, query: Query, make_writer: Callable[..., Writer]) -> None:
-        self.connector = connector
-        self.query = query
-        self.parts: list[FilePart] = []
-        self.writer: Writer | None = None
-        self.rows = 0
-        self.error: BaseException | None = None
-        self.done = threading.Event()
-        self._make_writer = make_writer
-        self._language = translation.get_language()  # a thread does not inherit it
-        # A daemon: a driver that never lets go must not keep the process alive.
-        self._thread = threading.Thread(target=copy_context().run, args=(self._run,), name="export", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            with translation.override(self._language):
-                self._export()
-        except BaseException as exc:
-            self.error = exc
-            if self.writer is not None:
-                self.writer.abort()
-        finally:
-            self.done.set()
-
-    def _export(self) -> None:
-        with short_switch_interval(), self.connector as connector:
-            result = connector.stream(self.query, settings.CONFIG.export.chunk_size)
-            self.writer = writer = self._make_writer(result.columns)
-            for batch in result.batches:
-                writer.write(batch)
-                self.rows += batch.rows
-            self.parts = writer.finish()
-        written = sum(part.rows for part in self.parts)
-        if not self.rows == writer.rows == written:
-            raise WriterError(
-                "row_count_mismatch",
-                _("{received} rows were received and {written} written.").format(received=self.rows, written=written),
-            )
-
-    def cancel(self) -> None:
-        self.connector.cancel()
-
-    @property
-    def backend_id(self) -> str:
-        """The session on the server that runs the query, "" when it is over."""
-        return "" if self.done.is_set() else self.connector.backend_id()
-
-    @property
-    def bytes(self) -> int:
-        return self.writer.size if self.writer else 0
-
-
-@contextmanager
-def short_switch_interval() -> Iterator[None]:
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(SWITCH_INTERVAL)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(before)
-
-
-class Supervisor:
-    """Watches a pipeline, and then the publication of its files, until they are done, and stops them when it has to.
-
-    `lost`: another worker has taken the run over. `fenced`: it may have, as far as can be known from here.
-    """
-
-    def __init__(
-        self, execution: Execution, pipeline: Pipeline, on_progress: Callable[[Progress], None] | None
-    ) -> None:
-        self.execution = execution
-        self.pipeline = pipeline
-        self.publication: Publication | None = None
-        self.stop_reason = ""
-        self.lost = self.fenced = False
-        self._on_progress = on_progress
-        self._signalled = ""
-        self._started = self._beaten = self._moved = time.monotonic()
-        self._last_beat = 0.0
-        self._seen = (0, 0)  # rows and signs of life of the source
-
-    @contextmanager
-    def signals_answered(self) -> Iterator[None]:
-        """SIGINT cancels the run, SIGTERM interrupts it; a second signal acts as it did before."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-        def note(number: int, frame: Any) -> None:
-            self._signalled = "cancelled" if number == signal.SIGINT else "interrupted"
-            signal.signal(number, before[signal.Signals(number)])
-
-        for number in before:
-            signal.signal(number, note)
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    @property
-    def has_stopped(self) -> bool:
-        return self.lost or self.fenced or bool(self.stop_reason)
-
-    def watch(self, job: Pipeline | Publication) -> None:
-        """Return when `job` has ended, by itself or because it was stopped."""
-        threading.Thread(target=copy_context().run, args=(self._fence, job), name="fence", daemon=True).start()
-        while not job.done.wait(TICK):
-            self._beat()
-            self._report()
-            reason = self._reason_to_stop(reading=job is self.pipeline)
-            if reason:
-                self._stop(job, reason)
-                return
-        self._report()
-
-    def _fence(self, job: Pipeline | Publication) -> None:
-        """Stop `job` after SELF_FENCE without a heartbeat. In a thread of its own: the one that beats may be waiting for a
-        database that does not answer."""
-        while not job.done.wait(max(0.0, self._beaten + SELF_FENCE - time.monotonic())):
-            if time.monotonic() - self._beaten >= SELF_FENCE:
-                self.fenced = True
-                job.cancel()
-                return
-
-    def _stop(self, job: Pipeline | Publication, reason: str) -> None:
-        self.stop_reason = reason
-        logger.info("execution %s is stopped: %s", self.execution.pk, reason)
-        job.cancel()
-        if not job.done.wait(job.patience):
-            logger.error("execution %s: the other side did not let go", self.execution.pk)
-
-    def _reason_to_stop(self, *, reading: bool) -> str:
-        task = self.execution.task
-        assert task is not None
-        now = time.monotonic()
-        elapsed = now - self._started
-        if self.lost or self.fenced:
-            return "fenced"
-        if self._signalled:
-            return self._signalled
-        if reading and elapsed > task.query_timeout:
-            return "query_timeout"
-        if elapsed > task.task_timeout:
-            return "task_timeout"
-        seen = (self.pipeline.rows, self.pipeline.connector.activity)
-        if seen != self._seen:
-            self._seen, self._moved = seen, now
-        # Before the first row a server may think for hours; only the deadline counts then.
-        elif reading and any(seen) and now - self._moved > settings.CONFIG.export.stall_timeout:
-            return "stalled"
-        if resident_bytes() > settings.CONFIG.export.memory_limit:
-            return "out_of_memory"
-        if now - self._last_beat < TICK:  # with the heartbeat, once a second
-            if reading and files.free_bytes() < settings.CONFIG.export.min_free_disk:
-                return "disk_full"
-            if self._cancel_requested():
-                return "cancelled"
-        return ""
-
-    def _beat(self) -> None:
-        now = time.monotonic()
-        if now - self._last_beat < HEARTBEAT:
-            return
-        self._last_beat = now
-        try:
-            self._renew_lease()
-        except (OperationalError, InterfaceError) as exc:
-            logger.warning("execution %s could not store its heartbeat: %s", self.execution.pk, exc)
-            close_old_connections()
-
-    def _renew_lease(self) -> None:
-        now = time.monotonic()
-        progress = self.progress()
-        stored = {"rows": progress.rows, "bytes": progress.bytes, "rate": round(progress.rate)}
-        if self.publication is not None:
-            stored["uploaded"] = self.publication.bytes
-        self.lost = not Execution.objects.heartbeat(self.execution, stored, self.pipeline.backend_id)
-        self._beaten = now
-
-    def make_sure(self) -> None:
-        """Ask before the file becomes visible, unless a heartbeat has just said so, whether the run is still ours."""
-        if time.monotonic() - self._beaten > FRESH:
-            try:
-                _patiently(self.execution.pk, self._renew_lease)
-            except (OperationalError, InterfaceError):
-                self.fenced = True
-
-    def _cancel_requested(self) -> bool:
-        try:
-            return Execution.objects.cancel_requested(self.execution)
-        except (OperationalError, InterfaceError):
-            return False  # asked again in a second
-
-    def _report(self) -> None:
-        if self._on_progress:
-            self._on_progress(self.progress())
-
-    def progress(self) -> Progress:
-        return Progress(self.pipeline.rows, self.pipeline.bytes, time.monotonic() - self._started)
 
 
 def outcome_of(exc: BaseException) -> Outcome:
@@ -514,19 +270,7 @@ def _surely(execution: Execution, status: Status, change: Callable[[], bool]) ->
         return changed or (execution.status == status and execution.attempt == attempt)
 
     # A published file stays when this raises: if its row does not say succeeded, whoever closes it removes the file.
-    return _patiently(execution.pk, act)
-
-
-def _patiently(execution_id: int, action: Callable[[], T]) -> T:
-    """The result of `action`, tried again while the system database is away."""
-    for wait in WAITS:
-        try:
-            return action()
-        except (OperationalError, InterfaceError) as exc:
-            logger.warning("execution %s waits for the system database: %s", execution_id, redact(str(exc)).strip())
-            connection.close()
-            time.sleep(wait)
-    return action()
+    return patiently(execution.pk, act)
 
 
 def _taken_over(execution: Execution) -> Execution:
@@ -542,12 +286,3 @@ def _given_up(execution: Execution) -> Execution:
         SELF_FENCE,
     )
     return execution
-
-
-def resident_bytes() -> int:
-    """Memory that this process holds now; 0 where the system does not say."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except (OSError, ValueError, IndexError):
-        return 0
-    return pages * 4096

@@ -36,6 +36,7 @@ from tasks import announce, runner, storage
 from tasks.models import Execution, ExportTask
 from tasks.states import Status
 from tasks.storage.base import StorageError
+from tasks.supervisor import resident_bytes
 from tasks.writers import writers
 
 logger = logging.getLogger(__name__)
@@ -219,11 +220,11 @@ class ForkServer:
                 inherited.close()
             os.setsid()  # A signal to the server's group is none to its exports.
             _offer_to_the_memory_killer()
-            small_enough = runner.resident_bytes() + MOST_GROWTH
+            small_enough = resident_bytes() + MOST_GROWTH
             runs_left = MOST_RUNS
             while runner.run_claimed(*run):
                 runs_left -= 1
-                following = _next(channel) if runs_left and runner.resident_bytes() <= small_enough else None
+                following = _next(channel) if runs_left and resident_bytes() <= small_enough else None
                 if following is None:
                     break
                 run = following

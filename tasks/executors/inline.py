@@ -3,6 +3,7 @@
 from tasks import runner
 from tasks.executors.base import Executor
 from tasks.models import Execution
+from tasks.supervisor import Progress
 
 
 class InlineExecutor(Executor):
@@ -14,5 +15,5 @@ class InlineExecutor(Executor):
         runner.run_claimed(execution.pk, execution.attempt, self._still_here)
         return True
 
-    def _still_here(self, progress: runner.Progress) -> None:
+    def _still_here(self, progress: Progress) -> None:
         self.on_busy()

@@ -14,11 +14,11 @@ class ShortLeases(AppConfig):
     def ready(self) -> None:
         from exporter_site import silence
         from notifications import outbox
-        from tasks import runner, scheduler
+        from tasks import scheduler, supervisor
 
         scheduler.LEASE = outbox.LEASE = LEASE
-        scheduler.BEAT_EVERY = outbox.BEAT_EVERY = runner.FRESH = 2.0
-        runner.SELF_FENCE = FENCE
+        scheduler.BEAT_EVERY = outbox.BEAT_EVERY = supervisor.FRESH = 2.0
+        supervisor.SELF_FENCE = FENCE
         silence.MOST_SILENCE, silence.PROBE_EVERY = SILENCE, 1
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks import runner, scheduler
+from tasks import scheduler, supervisor
 from tests.conftest import missing_program
 from tests.deploy import short_leases
 from tests.deploy.hosts import OUTSIDE, SERVERS, SYSTEM, Hub, NoNamespaces
@@ -63,8 +63,8 @@ def test_two_hosts_that_are_cut_off_one_after_the_other(world: World) -> None:
     world.load(fast=12, slow=8, short=25, long=60, workers=6)
     # First it goes on reading from the source, writing to the share and may send messages; then it is all alone.
     cuts = [
-        Cut(world, world.hosts[:1], ("system",), runner.SELF_FENCE),
-        Cut(world, world.hosts[1:], ("system", "outside"), runner.SELF_FENCE, at_the_far_end=True),
+        Cut(world, world.hosts[:1], ("system",), supervisor.SELF_FENCE),
+        Cut(world, world.hosts[1:], ("system", "outside"), supervisor.SELF_FENCE, at_the_far_end=True),
     ]
     world.fleet.start_all()
     for cut in cuts:
@@ -72,4 +72,4 @@ def test_two_hosts_that_are_cut_off_one_after_the_other(world: World) -> None:
         cut.happen(most=MOST_RECOVERY)
         cut.mend()
     finish(world, cuts)
-    assert all(runner.SELF_FENCE - 5 < cut.facts["stopped after"] < scheduler.LEASE for cut in cuts)
+    assert all(supervisor.SELF_FENCE - 5 < cut.facts["stopped after"] < scheduler.LEASE for cut in cuts)

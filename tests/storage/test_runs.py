@@ -31,6 +31,7 @@ from tasks.scheduler import close_lost
 from tasks.states import Status, Trigger
 from tasks.storage.base import QUARANTINE, Storage, StorageError
 from tasks.storage.s3 import ObjectStorage
+from tasks.supervisor import Progress
 from tests.factories import make_admin, make_source, make_sqlite_file, make_task
 from tests.notifications.runs import A, deliver
 from tests.servers import free_port
@@ -284,7 +285,7 @@ class TestFailures:
         execution = claimed(task)
         uploaded: list[int] = []
 
-        def cancel(progress: runner.Progress) -> None:
+        def cancel(progress: Progress) -> None:
             stored = Execution.objects.get(pk=execution.pk).progress
             if "uploaded" in stored:
                 uploaded.append(stored["uploaded"])
@@ -321,7 +322,7 @@ class TestFailures:
 
         monkeypatch.setattr(client, "upload_part", slowly)
 
-        def cancel(progress: runner.Progress) -> None:
+        def cancel(progress: Progress) -> None:
             if begun.is_set():
                 Execution.objects.request_cancel(execution.pk)
 
@@ -337,7 +338,7 @@ class TestFailures:
         task.save()
         execution = claimed(task)
 
-        def take_over(progress: runner.Progress) -> None:
+        def take_over(progress: Progress) -> None:
             if "uploaded" in Execution.objects.get(pk=execution.pk).progress:
                 Execution.objects.filter(pk=execution.pk).update(attempt=2, worker="other:2")
 

@@ -22,7 +22,9 @@ from datasources.models import DataSource
 from exporter_site.config import Config
 from tasks import files, runner
 from tasks.models import Execution, ExportTask
+from tasks.pipeline import SWITCH_INTERVAL
 from tasks.states import ExecutionQuerySet, Status
+from tasks.supervisor import Progress
 from tests.factories import make_server_source, make_source, make_sqlite_file, make_task, paths_of
 from tests.servers.mariadb import MariaDB
 from tests.servers.postgresql import PostgreSQL
@@ -209,7 +211,7 @@ def test_cancelling_ends_the_query_on_the_server(
 ) -> None:
     execution = claimed(make_task(data_source=source, sql=slow_sql(source.kind)))
 
-    def cancel_soon(progress: runner.Progress) -> None:
+    def cancel_soon(progress: Progress) -> None:
         if progress.elapsed > 0.5:
             Execution.objects.request_cancel(execution.pk)
 
@@ -227,7 +229,7 @@ def test_a_worker_that_lost_its_run_stops_and_leaves_nothing(
     execution = claimed(make_task(data_source=source, sql=slow_sql(source.kind)))
     label = execution.label
 
-    def take_over(progress: runner.Progress) -> None:
+    def take_over(progress: Progress) -> None:
         Execution.objects.filter(pk=execution.pk).update(attempt=2, worker="other:2")
 
     ended = runner.run(execution, take_over)
@@ -255,8 +257,8 @@ def test_a_worker_whose_database_does_not_answer_stops_all_the_same(
 
     monkeypatch.setattr(source.connector_class, "cancel", noting)
     monkeypatch.setattr(ExecutionQuerySet, "heartbeat", hang)
-    monkeypatch.setattr(runner, "SELF_FENCE", 1.5)
-    monkeypatch.setattr("tasks.runner.close_old_connections", lambda: None)  # this test's transaction lives in it
+    monkeypatch.setattr("tasks.supervisor.SELF_FENCE", 1.5)
+    monkeypatch.setattr("tasks.supervisor.close_old_connections", lambda: None)  # this test's transaction lives in it
     runner.run(execution)
     assert hung.is_set()
     execution.refresh_from_db()
@@ -271,10 +273,10 @@ def test_a_file_becomes_visible_only_while_the_run_is_known_to_be_ours(
     execution = claimed(make_task(data_source=source, sql="SELECT n FROM numbers"))
     published = []
 
-    def take_over(progress: runner.Progress) -> None:
+    def take_over(progress: Progress) -> None:
         Execution.objects.filter(pk=execution.pk).update(attempt=2)
 
-    monkeypatch.setattr(runner, "FRESH", 0.0)
+    monkeypatch.setattr("tasks.supervisor.FRESH", 0.0)
     monkeypatch.setattr(files, "publish", lambda *place: published.append(place))
     assert runner.run(execution, take_over).attempt == 2
     assert not published
@@ -294,11 +296,11 @@ def test_a_whole_file_waits_for_a_database_that_is_away(
             return heartbeat(self, *arguments)
         raise OperationalError("server has gone away")
 
-    monkeypatch.setattr(runner, "FRESH", 0.0)
+    monkeypatch.setattr("tasks.supervisor.FRESH", 0.0)
     monkeypatch.setattr(ExecutionQuerySet, "heartbeat", away)
-    monkeypatch.setattr("tasks.runner.WAITS", (0, 0, 0))
-    monkeypatch.setattr("tasks.runner.connection.close", lambda: None)  # this test's transaction lives in it
-    monkeypatch.setattr("tasks.runner.close_old_connections", lambda: None)
+    monkeypatch.setattr("tasks.patience.WAITS", (0, 0, 0))
+    monkeypatch.setattr("tasks.patience.connection.close", lambda: None)  # this test's transaction lives in it
+    monkeypatch.setattr("tasks.supervisor.close_old_connections", lambda: None)
     runner.run(execution)
     execution.refresh_from_db()
     assert execution.status == (Status.SUCCEEDED if tries == 2 else Status.RUNNING)
@@ -334,7 +336,7 @@ def test_the_switch_interval_is_short_while_rows_flow_and_as_before_afterwards(
 
     monkeypatch.setattr(source.connector_class, "stream", noting)
     assert run(make_task(data_source=source, sql="SELECT n FROM numbers")).status == Status.SUCCEEDED
-    assert seen == [pytest.approx(runner.SWITCH_INTERVAL)]
+    assert seen == [pytest.approx(SWITCH_INTERVAL)]
     assert sys.getswitchinterval() == before
 
 
@@ -386,7 +388,7 @@ def test_progress_is_stored_while_rows_flow(source: DataSource) -> None:
     execution = claimed(make_task(data_source=source, sql=slow_sql(source.kind)))
     seen: list[dict[str, Any]] = []
 
-    def look(progress: runner.Progress) -> None:
+    def look(progress: Progress) -> None:
         row = Execution.objects.get(pk=execution.pk)
         seen.append({"backend": row.backend_id, **row.progress})
         if progress.elapsed > 1.6:
@@ -444,8 +446,8 @@ def test_a_database_that_is_away_for_a_moment_fails_no_run(monkeypatch: pytest.M
 
         return call
 
-    monkeypatch.setattr("tasks.runner.WAITS", (0, 0, 0))
-    monkeypatch.setattr("tasks.runner.connection.close", lambda: None)  # this test's transaction lives in it
+    monkeypatch.setattr("tasks.patience.WAITS", (0, 0, 0))
+    monkeypatch.setattr("tasks.patience.connection.close", lambda: None)  # this test's transaction lives in it
     for name in away:
         monkeypatch.setattr(ExecutionQuerySet, name, sometimes(name))
     assert runner.run(execution).status == Status.SUCCEEDED
