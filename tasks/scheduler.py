@@ -21,12 +21,12 @@ from django.db import DatabaseError, IntegrityError, InterfaceError, close_old_c
 from django.db.models import Exists
 from django.utils import timezone
 
-from datasources.connectors.base import ConnectorError
 from exporter_site import logs, worker
 from exporter_site.redact import redact
 from notifications.outbox import Outbox
-from tasks import announce, housekeeping, schedule, storage
+from tasks import announce, housekeeping, schedule
 from tasks.executors.base import Ended, Executor
+from tasks.leftovers import clear_away
 from tasks.models import CatchUp, Execution, ExportTask, Pause, SchedulerProcess
 from tasks.states import Overlap, Trigger
 
@@ -359,14 +359,3 @@ def close_lost(execution: Execution) -> bool:
         logger.warning("execution %s: its worker %s is gone", execution.pk, execution.worker)
         clear_away(execution)
     return True
-
-
-def clear_away(execution: Execution) -> None:
-    """Remove what a dead attempt left: files, and its query on the server."""
-    storage.sweep(execution.pk, [execution.attempt], execution.planned_at)
-    if execution.backend_id and execution.data_source is not None:
-        try:
-            source = execution.data_source
-            source.connector(timezone=settings.TIME_ZONE, label=execution.label).kill(execution.backend_id)
-        except ConnectorError as exc:
-            logger.warning("execution %s: its query could not be ended on the server: %s", execution.pk, exc)
