@@ -367,6 +367,8 @@ class Execution(models.Model):
             # A long log by state in the order of time, and what who sees one source of many asks for.
             models.Index(fields=("status", "planned_at", "id"), name="execution_by_status_and_time"),
             models.Index(fields=("data_source", "planned_at", "id"), name="execution_by_source_and_time"),
+            models.Index(fields=("data_source", "status", "planned_at", "id"), name="execution_by_source_state_time"),
+            models.Index(fields=("task", "data_source", "planned_at", "id"), name="execution_by_task_and_source"),
             models.Index(fields=("data_source", "status", "id"), name="execution_by_source_and_status"),
             models.Index(fields=("data_source", "status", "finished_at"), name="execution_by_source_and_end"),
             models.Index(fields=("data_source", "trigger", "id"), name="execution_by_source_trigger"),
