@@ -150,19 +150,17 @@ class ForkServer:
         self._fork(run)
 
     def _fork(self, run: tuple[int, int]) -> None:
-        ours, theirs = socket.socketpair()
         try:
-            pid = os.fork()
-        except OSError as exc:  # no memory, or too many processes
+            ours, theirs = socket.socketpair()
+            with theirs:
+                pid = os.fork()
+                if pid == 0:
+                    ours.close()
+                    self._be_a_child(run, theirs)
+        except OSError as exc:  # no memory, or too many processes or open files
             logger.error("no process for execution %s: %s", run[0], exc)
-            ours.close()
-            theirs.close()
             self._tell(run, 1)
             return
-        if pid == 0:
-            ours.close()
-            self._be_a_child(run, theirs)
-        theirs.close()
         self._children[pid] = child = Child(pid, ours, run)
         self._selector.register(ours, selectors.EVENT_READ, child)
 
