@@ -126,7 +126,7 @@ print([processes.index(pid) for pid in processes], *Execution.objects.order_by("
         ({}, "processes = list(runs())", [0, 0, 0, 0]),
         ({"MOST_RUNS": 2}, "processes = list(runs())", [0, 0, 2, 2]),
         ({"MOST_GROWTH": -(1 << 40)}, "processes = list(runs())", [0, 1, 2, 3]),
-        ({"IDLE": 0.1}, "processes = [(pid, time.sleep(0.5))[0] for pid in runs()]", [0, 1, 2, 3]),
+        ({"IDLE": 0.1}, "processes = [(pid, time.sleep(1))[0] for pid in runs()]", [0, 1, 2, 3]),
         (
             {"IDLE": 60},
             "processes = [(pid, os.kill(pid, signal.SIGKILL), time.sleep(0.3))[0] for pid in runs()]",
