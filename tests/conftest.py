@@ -11,6 +11,7 @@ from django.utils import translation
 
 from datasources.models import DataSource
 from exporter_site import redact
+from tasks import supervisor
 from tests import factories, servers
 from tests.instance import Instance
 from tests.servers.mariadb import MariaDB
@@ -48,6 +49,15 @@ def _language_of_the_next_test() -> Iterator[None]:
 def _secrets_of_the_next_test(monkeypatch: pytest.MonkeyPatch) -> None:
     """A word that was a password in one test is a word in the next."""
     monkeypatch.setattr(redact, "_known", redact._known)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _memory_of_other_tests() -> Iterator[None]:
+    """A process of thousands of tests holds more than an export may. A test that wants too much lowers the limit."""
+    held = supervisor.resident_bytes
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(supervisor, "resident_bytes", lambda: min(held(), 256 << 20))
+        yield
 
 
 @pytest.fixture(scope="session")
