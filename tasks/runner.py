@@ -59,14 +59,15 @@ def claimed(execution_id: int, attempt: int) -> Execution | None:
 
 
 def run_claimed(execution_id: int, attempt: int, on_progress: Callable[[Progress], None] | None = None) -> bool:
-    """run() for a process that was only given numbers; whether the run succeeded. An attempt that is not running any
+    """run() for a process that was only given numbers; whether this attempt succeeded. One that is not running any
     more is left alone."""
     with logs.during(execution_id, attempt):
         execution = patiently(execution_id, lambda: claimed(execution_id, attempt))
         if execution is None:
             logger.warning("attempt %s of execution %s is not running any more", attempt, execution_id)
             return False
-        return run(execution, on_progress).status == Status.SUCCEEDED
+        ended = run(execution, on_progress)
+        return (ended.status, ended.attempt) == (Status.SUCCEEDED, attempt)  # not who has taken it over
 
 
 def run(execution: Execution, on_progress: Callable[[Progress], None] | None = None) -> Execution:

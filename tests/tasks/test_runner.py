@@ -239,6 +239,17 @@ def test_a_worker_that_lost_its_run_stops_and_leaves_nothing(
     assert not leftovers()
 
 
+def test_the_success_of_who_took_a_run_over_is_not_the_loser_s(source: DataSource) -> None:
+    """Whoever has lost a run may hold a query that does not let go: its process takes no further one."""
+    execution = claimed(make_task(data_source=source, sql=slow_sql(source.kind)))
+
+    def take_over(progress: Progress) -> None:
+        Execution.objects.filter(pk=execution.pk).update(attempt=2, worker="other:2", status=Status.SUCCEEDED)
+
+    assert not runner.run_claimed(execution.pk, execution.attempt, take_over)
+    assert not leftovers()
+
+
 def test_a_worker_whose_database_does_not_answer_stops_all_the_same(
     source: DataSource, monkeypatch: pytest.MonkeyPatch, ended_on_server: Callable[[Execution], bool]
 ) -> None:
